@@ -1,0 +1,1 @@
+"""Training: one loop (`mpq.train.loop`), and the tasks that it trains."""

@@ -1,0 +1,323 @@
+"""The one training loop: language models, acoustic models and their quantized versions all go through `fit`.
+
+A *task* owns the model and the data and says how a batch becomes a loss; a *plug-in* changes how it is
+trained (quantization-aware training, ADMM).  The loop owns everything else: device and processes
+(lightning-fabric), optimizer and learning-rate schedule, validation, early stopping, TensorBoard, progress
+and checkpoints.
+
+A run that is killed and started again continues at the last finished epoch and gives the same numbers as one
+that was never killed: every epoch re-seeds torch from ``(seed, epoch)``, and tasks order their batches by
+the epoch alone.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from mpq.io import BadInput, atomic_write, hash_config, progress, write_jsonl
+
+SCHEDULES = ("linear", "cosine", "constant")
+
+
+@dataclass
+class FitConfig:
+    """How to train.
+
+    Attributes:
+        epochs: passes over the training data.
+        lr: peak learning rate of AdamW.
+        warmup: part of all steps (0 to 1) in which the learning rate grows linearly from 0 to `lr`.
+        schedule: what follows the warm-up: `linear` or `cosine` decay to 0, or `constant`.
+        weight_decay: AdamW's decoupled weight decay; applied to matrices, not to vectors (biases, norms).
+        beta2: AdamW's second-moment decay.
+        grad_clip: largest global L2 norm of the gradient.
+        patience: stop after this many epochs without a better validation loss; 0 never stops early.
+        seed: seeds dropout and data order.
+        devices: processes (GPUs where there are any); 1 unless run under torchrun.
+        precision: lightning-fabric's name of the number format, e.g. `32-true` or `bf16-mixed`.
+    """
+
+    epochs: int = 10
+    lr: float = 1e-3
+    warmup: float = 0.05
+    schedule: str = "linear"
+    weight_decay: float = 0.01
+    beta2: float = 0.98
+    grad_clip: float = 1.0
+    patience: int = 0
+    seed: int = 1
+    devices: int = 1
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise BadInput(f"schedule: '{self.schedule}' is not one of {', '.join(SCHEDULES)}")
+        if self.epochs < 1:
+            raise BadInput(f"epochs: {self.epochs} must be at least 1")
+        if not 0.0 <= self.warmup < 1.0:
+            raise BadInput(f"warmup: {self.warmup} must be at least 0 and below 1 (a part of all steps)")
+
+
+class Task(Protocol):
+    """What is trained: a model, its data and its loss."""
+
+    model: nn.Module
+    name: str  # shown beside the progress bar
+
+    def steps_per_epoch(self) -> int:
+        """Number of batches of an epoch, the same for every epoch."""
+
+    def batches(self, epoch: int) -> Iterator[Any]:
+        """The training batches of epoch `epoch` (from 0), in an order that depends on nothing but it."""
+
+    def loss(self, model: nn.Module, batch: Any, done: float) -> Tensor:
+        """Mean loss (a scalar) of one batch.
+
+        `model` is `self.model` as the loop runs it (wrapped for several processes): call it, not `self.model`.
+        `done` is the part of the whole training that lies behind, 0 to 1.
+        """
+
+    def validate(self) -> dict[str, float]:
+        """Held-out metrics; `loss` decides which epoch is kept."""
+
+
+class Plugin:
+    """Changes training from outside the loop; every method is optional."""
+
+    def before_step(self, model: nn.Module) -> None:
+        """After the backward pass and before clipping: may add to the gradients."""
+
+    def after_step(self, model: nn.Module) -> None:
+        """After the optimizer has changed the weights."""
+
+    def after_epoch(self, model: nn.Module, epoch: int) -> None:
+        """After the last step of an epoch, before validation."""
+
+    def evaluation(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Entered around validation and around keeping the best weights."""
+        return nullcontext()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must survive a kill."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+
+
+@dataclass
+class FitResult:
+    """What `fit` did; the model holds the weights of `best_epoch` when it returns."""
+
+    best_epoch: int
+    best: dict[str, float]
+    history: list[dict[str, float]]
+
+
+@dataclass
+class _State:
+    """Everything that a checkpoint holds besides the weights."""
+
+    epoch: int  # epochs finished
+    best_epoch: int
+    best_loss: float
+    best_weights: dict[str, Tensor]
+    history: list[dict[str, float]]
+
+
+def learning_rate(config: FitConfig, step: int, total: int) -> float:
+    """Learning rate of optimizer step `step` (from 0) of `total`."""
+    warmup = max(1, round(config.warmup * total))
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    left = (total - step) / max(1, total - warmup)  # 1 at the end of the warm-up, towards 0 at the last step
+    if config.schedule == "constant":
+        return config.lr
+    if config.schedule == "cosine":
+        return config.lr * 0.5 * (1.0 - math.cos(math.pi * left))
+    return config.lr * left
+
+
+def fit(
+    task: Task, config: FitConfig, exp_dir: str | Path, plugins: Sequence[Plugin] = (), key: Any = None
+) -> FitResult:
+    """Trains `task.model` in place and leaves the weights of the best epoch in it.
+
+    Args:
+        task: model, data and loss.
+        config: how to train.
+        exp_dir: where `checkpoint.pt`, `metrics.jsonl` and TensorBoard logs go; a checkpoint found there is
+            continued.
+        plugins: changes to the training, called in this order.
+        key: what else the run depends on (model size, data); a checkpoint of another key is not continued.
+
+    Raises:
+        BadInput: if the loss is not a finite number.
+    """
+    exp_dir = Path(exp_dir)
+    exp_dir.mkdir(parents=True, exist_ok=True)
+    fabric = Fabric(accelerator="auto", devices=config.devices, precision=config.precision)  # type: ignore[arg-type]
+    fabric.launch()
+    optimizer = torch.optim.AdamW(_groups(task.model, config), lr=config.lr, betas=(0.9, config.beta2))
+    model, wrapped = fabric.setup(task.model, optimizer)
+    run_key = hash_config({"config": asdict(config), "key": key})
+    state = _resume(exp_dir / "checkpoint.pt", run_key, task.model, optimizer, plugins)
+    writer = _writer(exp_dir, state.epoch * task.steps_per_epoch(), fabric)
+    total = config.epochs * task.steps_per_epoch()
+    left = total - state.epoch * task.steps_per_epoch()
+    steps = progress(_steps(task, config, state), total=left, what=task.name)
+    losses: list[Tensor] = []
+    for epoch, step, batch, last in steps:
+        losses.append(_step(task, fabric, model, wrapped, batch, step, total, config, plugins))
+        if not last:
+            continue
+        train_loss = torch.stack(losses).mean().item()
+        losses.clear()
+        if not math.isfinite(train_loss):
+            raise BadInput(
+                f"{task.name}: the training loss became {train_loss} in epoch {epoch + 1}; "
+                f"expected a finite number: lower lr (now {config.lr})"
+            )
+        _finish_epoch(task, state, epoch, train_loss, plugins)
+        if fabric.is_global_zero:
+            _log(writer, state.history[-1], step)
+            _save(exp_dir, run_key, state, task.model, optimizer, plugins)
+        fabric.barrier()
+        if config.patience and state.epoch - state.best_epoch >= config.patience:
+            print(f"{task.name}: no better epoch in {config.patience}, stopped after {state.epoch}", file=sys.stderr)
+            break
+    if writer is not None:
+        writer.close()
+    task.model.load_state_dict(state.best_weights)
+    task.model.eval()
+    return FitResult(state.best_epoch, state.history[state.best_epoch - 1], state.history)
+
+
+def _groups(model: nn.Module, config: FitConfig) -> list[dict[str, Any]]:
+    matrices = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
+    return [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+
+
+def _steps(task: Task, config: FitConfig, state: _State) -> Iterator[tuple[int, int, Any, bool]]:
+    """Yields (epoch, step, batch, last step of the epoch) for all that is left to do."""
+    per_epoch = task.steps_per_epoch()
+    for epoch in range(state.epoch, config.epochs):
+        torch.manual_seed(config.seed * 1_000_003 + epoch)
+        task.model.train()
+        for i, batch in enumerate(task.batches(epoch)):
+            yield epoch, epoch * per_epoch + i, batch, i == per_epoch - 1
+
+
+def _step(
+    task: Task,
+    fabric: Fabric,
+    model: nn.Module,
+    optimizer: Any,
+    batch: Any,
+    step: int,
+    total: int,
+    config: FitConfig,
+    plugins: Sequence[Plugin],
+) -> Tensor:
+    """One optimizer step; returns the loss, detached."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(config, step, total)
+    loss = task.loss(model, batch, step / total)
+    fabric.backward(loss)
+    for plugin in plugins:
+        plugin.before_step(task.model)
+    fabric.clip_gradients(model, optimizer, max_norm=config.grad_clip, error_if_nonfinite=False)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    for plugin in plugins:
+        plugin.after_step(task.model)
+    return loss.detach()
+
+
+def _finish_epoch(task: Task, state: _State, epoch: int, train_loss: float, plugins: Sequence[Plugin]) -> None:
+    """Validates, and keeps the weights if they are the best so far."""
+    for plugin in plugins:
+        plugin.after_epoch(task.model, epoch)
+    task.model.eval()
+    with torch.no_grad(), ExitStack() as stack:
+        for plugin in plugins:
+            stack.enter_context(plugin.evaluation(task.model))
+        metrics = task.validate()
+        state.epoch = epoch + 1
+        state.history.append({"epoch": float(epoch + 1), "train_loss": train_loss, **metrics})
+        if metrics["loss"] < state.best_loss or not state.best_weights:
+            state.best_loss, state.best_epoch = metrics["loss"], epoch + 1
+            state.best_weights = {k: v.detach().cpu().clone() for k, v in task.model.state_dict().items()}
+
+
+def _resume(
+    path: Path, run_key: str, model: nn.Module, optimizer: torch.optim.Optimizer, plugins: Sequence[Plugin]
+) -> _State:
+    """The state in the checkpoint at `path`, or a fresh one if there is none of this run."""
+    fresh = _State(0, 0, math.inf, {}, [])
+    if not path.exists():
+        return fresh
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a checkpoint is written whole or not at all: this one was damaged later
+        print(f"{path}: cannot be read ({type(error).__name__}); training starts anew", file=sys.stderr)
+        return fresh
+    if saved.get("run_key") != run_key:
+        print(f"{path}: made with other options or data; training starts anew", file=sys.stderr)
+        return fresh
+    model.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    for plugin, plugin_state in zip(plugins, saved["plugins"], strict=True):
+        plugin.load_state_dict(plugin_state)
+    return _State(**saved["state"])
+
+
+def _save(
+    exp_dir: Path,
+    run_key: str,
+    state: _State,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    plugins: Sequence[Plugin],
+) -> None:
+    with atomic_write(exp_dir / "checkpoint.pt", "wb") as file:
+        torch.save(
+            {
+                "run_key": run_key,
+                "state": vars(state),
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "plugins": [plugin.state_dict() for plugin in plugins],
+            },
+            file,
+        )
+    write_jsonl(exp_dir / "metrics.jsonl", state.history)
+
+
+def _writer(exp_dir: Path, step: int, fabric: Fabric) -> Any:
+    if not fabric.is_global_zero:
+        return None
+    from torch.utils.tensorboard import SummaryWriter  # half a second: only when training
+
+    return SummaryWriter(str(exp_dir / "tensorboard"), purge_step=step)  # type: ignore[no-untyped-call]
+
+
+def _log(writer: Any, metrics: dict[str, float], step: int) -> None:
+    for name, value in metrics.items():
+        if name != "epoch":
+            writer.add_scalar(name, value, step)
+    writer.flush()
