@@ -1,0 +1,48 @@
+"""Kaldi text files: ``utt-id word word ...``, one utterance a line, an utterance with no words allowed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from mpq.io.errors import BadInput
+from mpq.io.files import PathLike, atomic_write, read_lines
+
+# Kaldi splits on ASCII blanks only: a no-break or ideographic space is part of a word.
+_WORD = re.compile(r"[^ \t\r\f\v\n]+")
+
+
+def split_words(text: str) -> list[str]:
+    """Split at ASCII blanks, as Kaldi does."""
+    return _WORD.findall(text)
+
+
+def read_text(path: PathLike) -> dict[str, list[str]]:
+    """Read a Kaldi text file into ``{utterance: words}``, in the file's order.
+
+    Raises:
+        BadInput: an empty line, a line that starts with a blank (so has no id), or an id seen before.
+    """
+    texts: dict[str, list[str]] = {}
+    for number, line in read_lines(path):
+        if not line or line[0] in " \t\r\f\v":
+            raise BadInput(
+                f"{path}:{number}: no utterance id before {line[:40]!r}; expected 'utt-id word ...'"
+            )
+        utt, *words = split_words(line)
+        if utt in texts:
+            raise BadInput(f"{path}:{number}: utterance {utt!r} is given twice; every id must be unique")
+        texts[utt] = words
+    return texts
+
+
+def write_text(path: PathLike, texts: Mapping[str, Iterable[str]]) -> None:
+    """Write ``{utterance: words}`` as a Kaldi text file, in the mapping's order."""
+    with atomic_write(path) as file:
+        for utt, words in texts.items():
+            line = " ".join([utt, *words])
+            if split_words(line) != [utt, *words]:
+                raise BadInput(
+                    f"{path}: utterance {utt!r}: empty id or word, or a blank in one: {line[:80]!r}"
+                )
+            file.write(line + "\n")
