@@ -1,0 +1,5 @@
+"""Acoustic models."""
+
+from mpq.am.tdnn import Tdnn, TdnnConfig
+
+__all__ = ["Tdnn", "TdnnConfig"]

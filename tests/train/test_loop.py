@@ -1,0 +1,159 @@
+"""The training loop: learning-rate schedule, early stopping, and resuming after a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mpq.io import BadInput, read_jsonl
+from mpq.train.loop import FitConfig, Plugin, fit, learning_rate
+
+
+class Regression:
+    """Least squares with dropout (so that resuming must restore the random state)."""
+
+    name = "regression"
+
+    def __init__(self, die_in_epoch: int = -1) -> None:
+        torch.manual_seed(0)
+        self.model: nn.Module = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Dropout(0.2), nn.Linear(16, 1))
+        generator = torch.Generator().manual_seed(7)
+        self.x = torch.randn(64, 4, generator=generator)
+        self.y = self.x.sum(dim=1, keepdim=True)
+        self.die_in_epoch = die_in_epoch
+
+    def steps_per_epoch(self) -> int:
+        return 8
+
+    def batches(self, epoch: int) -> Iterator[Any]:
+        order = torch.randperm(64, generator=torch.Generator().manual_seed(epoch))
+        for i in range(8):
+            if epoch == self.die_in_epoch and i == 5:
+                raise KeyboardInterrupt
+            rows = order[i * 8 : i * 8 + 8]
+            yield self.x[rows], self.y[rows]
+
+    def loss(self, model: nn.Module, batch: Any, done: float) -> Tensor:
+        x, y = batch
+        return ((model(x) - y) ** 2).mean()
+
+    def validate(self) -> dict[str, float]:
+        return {"loss": ((self.model(self.x) - self.y) ** 2).mean().item()}
+
+
+def weights(task: Regression) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in task.model.parameters()])
+
+
+def test_training_lowers_the_loss_and_keeps_the_best_epoch(tmp_path: Path) -> None:
+    task = Regression()
+    before = task.validate()["loss"]
+    result = fit(task, FitConfig(epochs=20, lr=0.03), tmp_path)
+    assert result.best["loss"] < 0.1 * before
+    assert result.best["loss"] == min(row["loss"] for row in result.history)
+    assert task.validate()["loss"] == pytest.approx(result.best["loss"], rel=1e-6)
+    assert [row["epoch"] for _, row in read_jsonl(tmp_path / "metrics.jsonl")] == list(range(1, 21))
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+@pytest.mark.parametrize("die_in_epoch", [0, 1, 4])
+def test_a_killed_run_continues_to_the_same_numbers(tmp_path: Path, die_in_epoch: int) -> None:
+    config = FitConfig(epochs=6, lr=0.02)
+    whole = Regression()
+    expected = fit(whole, config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(Regression(die_in_epoch), config, tmp_path / "killed")
+    resumed = Regression()
+    result = fit(resumed, config, tmp_path / "killed")
+    assert torch.equal(weights(resumed), weights(whole))
+    assert result.history == expected.history
+
+
+def test_a_checkpoint_of_other_options_is_not_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(Regression(), FitConfig(epochs=2), tmp_path)
+    result = fit(Regression(), FitConfig(epochs=3), tmp_path)
+    assert len(result.history) == 3
+    assert "other options" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_starts_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = FitConfig(epochs=2)
+    expected = fit(Regression(), config, tmp_path)
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    assert fit(Regression(), config, tmp_path).history == expected.history
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_early_stopping(tmp_path: Path) -> None:
+    class Worse(Regression):
+        epochs = 0
+
+        def validate(self) -> dict[str, float]:
+            self.epochs += 1
+            return {"loss": float(self.epochs)}
+
+    result = fit(Worse(), FitConfig(epochs=10, patience=3), tmp_path)
+    assert len(result.history) == 4
+    assert result.best_epoch == 1
+
+
+def test_a_loss_that_is_no_number_is_said(tmp_path: Path) -> None:
+    class Broken(Regression):
+        def loss(self, model: nn.Module, batch: Any, done: float) -> Tensor:
+            return super().loss(model, batch, done) * float("nan")
+
+    with pytest.raises(BadInput, match="training loss became nan in epoch 1"):
+        fit(Broken(), FitConfig(epochs=2), tmp_path)
+
+
+def test_plugins_see_every_step_and_decide_which_weights_are_kept(tmp_path: Path) -> None:
+    class Sign(Plugin):
+        """Evaluates with the signs of the weights, as quantized training evaluates with its codes."""
+
+        steps = 0
+
+        def after_step(self, model: nn.Module) -> None:
+            self.steps += 1
+
+        def evaluation(self, model: nn.Module) -> Any:
+            from contextlib import contextmanager
+
+            @contextmanager
+            def swap() -> Iterator[None]:
+                kept = {k: v.clone() for k, v in model.state_dict().items()}
+                for p in model.parameters():
+                    p.copy_(p.sign())
+                yield
+                model.load_state_dict(kept)
+
+            return swap()
+
+    task, plugin = Regression(), Sign()
+    fit(task, FitConfig(epochs=2), tmp_path, plugins=[plugin])
+    assert plugin.steps == 16
+    assert set(weights(task).unique().tolist()) <= {-1.0, 0.0, 1.0}
+
+
+def test_learning_rate_schedule() -> None:
+    linear = FitConfig(lr=1.0, warmup=0.1)
+    assert learning_rate(linear, 0, 100) == pytest.approx(0.1)
+    assert learning_rate(linear, 9, 100) == pytest.approx(1.0)
+    assert learning_rate(linear, 55, 100) == pytest.approx(0.5)
+    assert learning_rate(linear, 99, 100) == pytest.approx(1 / 90)
+    assert learning_rate(FitConfig(lr=1.0, warmup=0.1, schedule="cosine"), 55, 100) == pytest.approx(0.5)
+    assert learning_rate(FitConfig(lr=1.0, warmup=0.1, schedule="constant"), 99, 100) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [({"schedule": "step"}, "'step' is not one of"), ({"epochs": 0}, "epochs: 0"), ({"warmup": 1.0}, "warmup: 1.0")],
+)
+def test_bad_options(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(BadInput, match=says):
+        FitConfig(**options)
