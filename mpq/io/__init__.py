@@ -17,15 +17,22 @@ from mpq.io.files import (
     write_jsonl,
     write_yaml,
 )
+from mpq.io.kaldi_lattice import read_lattices, write_lattices
+from mpq.io.kaldi_nbest import read_kaldi_nbest, write_kaldi_nbest
+from mpq.io.lattice import Lattice, LatticeBuilder
 from mpq.io.nbest import Hyp, NBest, read_nbest, write_nbest
 from mpq.io.progress import progress
+from mpq.io.symbols import SymbolTable, read_symbols, write_symbols
 from mpq.io.text import read_text, split_words, write_text
 
 __all__ = [
     "BadInput",
     "Hyp",
+    "Lattice",
+    "LatticeBuilder",
     "NBest",
     "PathLike",
+    "SymbolTable",
     "atomic_path",
     "atomic_write",
     "hash_config",
@@ -33,14 +40,20 @@ __all__ = [
     "open_text",
     "progress",
     "read_jsonl",
+    "read_kaldi_nbest",
+    "read_lattices",
     "read_lines",
     "read_nbest",
+    "read_symbols",
     "read_text",
     "read_yaml",
     "sha256_file",
     "split_words",
     "write_jsonl",
+    "write_kaldi_nbest",
+    "write_lattices",
     "write_nbest",
+    "write_symbols",
     "write_text",
     "write_yaml",
 ]

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import yaml
 
@@ -75,7 +75,8 @@ def atomic_write(path: PathLike, mode: str = "w") -> Iterator[IO[Any]]:
     with atomic_path(path) as temporary, ExitStack() as stack:
         stream: IO[Any] = stack.enter_context(open(temporary, "wb"))
         if str(path).endswith(".gz"):
-            stream = stack.enter_context(gzip.GzipFile("", "wb", compresslevel=6, fileobj=stream, mtime=0))
+            packed = gzip.GzipFile("", "wb", compresslevel=6, fileobj=stream, mtime=0)
+            stream = cast(IO[bytes], stack.enter_context(packed))
         if mode == "w":
             stream = stack.enter_context(io.TextIOWrapper(stream, encoding="utf-8", newline="\n"))
         yield stream
@@ -88,8 +89,7 @@ def open_bytes(path: PathLike) -> IO[bytes]:
     if os.path.isdir(path):
         raise BadInput(f"{path}: is a folder; expected a file")
     try:
-        # gzip.open and open have no common static type; both are buffered byte streams.
-        return gzip.open(path, "rb") if str(path).endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
+        return cast(IO[bytes], gzip.open(path, "rb") if str(path).endswith(".gz") else open(path, "rb"))
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file; check the path, or run the stage that writes it") from None
 
@@ -129,7 +129,7 @@ def sha256_file(path: PathLike) -> str:
 
 
 def hash_config(obj: object) -> str:
-    """SHA-256 of the canonical JSON of ``obj`` (sorted keys, no spaces); dataclasses and paths may be in it."""
+    """SHA-256 of the canonical JSON of ``obj`` (sorted keys, no spaces); dataclasses and paths too."""
     canonical = json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_plain)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -149,7 +149,7 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
                 problem = f"key {key!r} is given twice"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)

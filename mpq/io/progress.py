@@ -29,8 +29,8 @@ def progress(iterable: Iterable[T], total: int | None = None, what: str = "worki
 
 
 def _bar(iterable: Iterable[T], total: int | None, what: str) -> Iterator[T]:
-    from rich.console import Console
     from rich import progress as shown  # imported late: most commands never draw a bar
+    from rich.console import Console
 
     columns = (
         shown.TextColumn("{task.description}"),

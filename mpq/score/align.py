@@ -1,0 +1,87 @@
+"""Word alignment with the costs and the tie-breaking of NIST sclite.
+
+kaldialign's ``sclite_mode`` has the same costs, but where alignments of equal cost exist it may take
+another one, with other error counts (three substitutions cost as much as two insertions and two deletions)
+and other places of the errors, which is what MAPSSWE counts.  So the dynamic programming is done here, by
+sclite's rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+Op = Literal["C", "S", "I", "D"]
+
+_INSERT_OR_DELETE = 3
+_SUBSTITUTE = 4
+
+
+class Pair(NamedTuple):
+    """One step of an alignment: C(orrect), S(ubstitution), I(nsertion: no ref) or D(eletion: no hyp)."""
+
+    op: Op
+    ref: str | None
+    hyp: str | None
+
+
+def align(ref: Sequence[str], hyp: Sequence[str]) -> list[Pair]:
+    """Align two word sequences as sclite does.
+
+    The cost of a substitution is 4, of an insertion or deletion 3.  Traced from the end, where costs are
+    equal, a correct word or substitution comes before an insertion, and that before a deletion (``net_dp.c``
+    of sctk 2.4).
+
+    Args:
+        ref: ``R`` reference words.
+        hyp: ``H`` recognized words.
+
+    Returns:
+        The steps in order; time and memory grow as ``R * H``, less for equal endings.
+    """
+    n_ref, n_hyp = len(ref), len(hyp)
+    # Equal last words are on the traced path, so only what comes before needs the table.
+    while n_ref and n_hyp and ref[n_ref - 1] == hyp[n_hyp - 1]:
+        n_ref, n_hyp = n_ref - 1, n_hyp - 1
+    pairs = [Pair("C", r, h) for r, h in zip(reversed(ref[n_ref:]), reversed(hyp[n_hyp:]), strict=True)]
+    table = _moves(ref[:n_ref], hyp[:n_hyp])
+    i, j = n_ref, n_hyp
+    while i or j:
+        move = table[i][j]
+        if move == "I":
+            j -= 1
+            pairs.append(Pair("I", None, hyp[j]))
+        elif move == "D":
+            i -= 1
+            pairs.append(Pair("D", ref[i], None))
+        else:
+            i, j = i - 1, j - 1
+            pairs.append(Pair("C" if ref[i] == hyp[j] else "S", ref[i], hyp[j]))
+    pairs.reverse()
+    return pairs
+
+
+def _moves(ref: Sequence[str], hyp: Sequence[str]) -> list[list[str]]:
+    """The last step, M(atch or substitution), I or D, of the best alignment of each two prefixes."""
+    step = _INSERT_OR_DELETE
+    above = [step * j for j in range(len(hyp) + 1)]
+    table = [["I"] * len(above)]
+    for i, ref_word in enumerate(ref, start=1):
+        left = step * i
+        costs, moves = [left], ["D"]
+        for j, hyp_word in enumerate(hyp, start=1):
+            match = above[j - 1] + (0 if ref_word == hyp_word else _SUBSTITUTE)
+            delete, insert = above[j] + step, left + step
+            if match <= delete and match <= insert:
+                left = match
+                moves.append("M")
+            elif delete < insert:
+                left = delete
+                moves.append("D")
+            else:
+                left = insert
+                moves.append("I")
+            costs.append(left)
+        table.append(moves)
+        above = costs
+    return table
