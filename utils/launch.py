@@ -1,0 +1,119 @@
+"""Runs one command as a SLURM job and stays until it ended: its output here, its exit status as ours.
+
+Used by the stage runner for ``--cmd slurm``. What the site needs is given by sbatch's own variables, for example
+SBATCH_PARTITION, SBATCH_ACCOUNT, SBATCH_TIMELIMIT. The folder must be one that all nodes see.
+
+Usage: python utils/launch.py --log-dir exp/log --name mini-lstm --threads 4 --gpus 1 -- COMMAND...
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import submitit
+
+POLL_SECONDS = 1.0
+LOST_SECONDS = 30.0  # a job that the queue has not known for so long and that left no result is lost
+MINUTES = 48 * 60
+
+
+def run_command(command: list[str], folder: str) -> int:
+    """Runs on the node: the command's exit status, 128 + N where signal N ended it."""
+    status = subprocess.call(command, cwd=folder, stdin=subprocess.DEVNULL)
+    return status if status >= 0 else 128 - status
+
+
+class Tail:
+    """Passes on what a file gets, from its beginning, which may not be there yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offset = 0
+
+    def copy(self) -> None:
+        """Writes what is new to standard output."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            block = file.read()
+        self.offset += len(block)
+        sys.stdout.buffer.write(block)
+        sys.stdout.buffer.flush()
+
+
+def in_queue(job_id: str) -> bool:
+    """Does SLURM still have this job?"""
+    found = subprocess.run(["squeue", "-h", "-j", job_id, "-o", "%T"], capture_output=True, text=True)
+    return found.returncode == 0 and bool(found.stdout.strip())
+
+
+def wait(job: submitit.Job[int], cluster: str) -> int:
+    """Shows the job's output until it ends.
+
+    Returns:
+        The command's exit status; 1 where the job ended without one (cancelled, out of memory, lost node).
+    """
+    tails = [Tail(job.paths.stdout), Tail(job.paths.stderr)]
+    seen = time.monotonic()
+    while not job.done():
+        for tail in tails:
+            tail.copy()
+        if cluster == "slurm" and in_queue(job.job_id):
+            seen = time.monotonic()
+        elif cluster == "slurm" and time.monotonic() - seen > LOST_SECONDS:
+            break
+        time.sleep(POLL_SECONDS)
+    for tail in tails:
+        tail.copy()
+    if not job.paths.result_pickle.exists():
+        print(
+            f"job {job.job_id} ended without a result (state {job.state}); see {job.paths.stderr}", flush=True
+        )
+        return 1
+    return job.result()
+
+
+def main() -> int:
+    """Submits, waits, cancels when told to end."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--log-dir", required=True, help="folder for the job's script, output and result")
+    parser.add_argument("--name", default="mpq")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--gpus", type=int, default=0)
+    parser.add_argument(
+        "--cluster", choices=("slurm", "local"), default="slurm", help="local: no SLURM, for tests"
+    )
+    parser.add_argument("command", nargs="+")
+    args = parser.parse_args()
+
+    executor = submitit.AutoExecutor(folder=str(Path(args.log_dir, "slurm")), cluster=args.cluster)
+    settings: dict[str, Any] = {"name": args.name, "timeout_min": MINUTES, "cpus_per_task": args.threads}
+    if args.gpus:
+        settings["gpus_per_node"] = args.gpus
+    if args.cluster == "slurm":
+        settings["slurm_stderr_to_stdout"] = True
+    executor.update_parameters(**settings)
+    job: submitit.Job[int] = executor.submit(run_command, args.command, os.getcwd())
+
+    def end(signum: int, _frame: object) -> NoReturn:
+        job.cancel(check=False)
+        raise SystemExit(128 + signum)
+
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, end)
+    print(f"submitted as job {job.job_id} ({args.cluster})", flush=True)
+    return wait(job, args.cluster)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
