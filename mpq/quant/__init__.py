@@ -1,0 +1,42 @@
+"""Quantization: tables, bit plans, quantized layers on integer arithmetic, packed model files."""
+
+from __future__ import annotations
+
+from mpq.quant.file import ModelFile, load_weights_into, read_model_file, save_model
+from mpq.quant.integer import int8_rows, int_linear, int_matmul, straight_through
+from mpq.quant.layers import QuantEmbedding, QuantLinear, QuantLSTM, QuantModule
+from mpq.quant.model import freeze, quantizable, quantize_model, quantized_weights, uniform_plan
+from mpq.quant.pack import pack_codes, unpack_codes
+from mpq.quant.plan import BitPlan, read_plan, write_plan
+from mpq.quant.table import Precision, Quantized, fit_scale, levels, nearest, project
+
+__all__ = [
+    "BitPlan",
+    "ModelFile",
+    "Precision",
+    "QuantEmbedding",
+    "QuantLSTM",
+    "QuantLinear",
+    "QuantModule",
+    "Quantized",
+    "fit_scale",
+    "freeze",
+    "int8_rows",
+    "int_linear",
+    "int_matmul",
+    "levels",
+    "load_weights_into",
+    "nearest",
+    "pack_codes",
+    "project",
+    "quantizable",
+    "quantize_model",
+    "quantized_weights",
+    "read_model_file",
+    "read_plan",
+    "save_model",
+    "straight_through",
+    "uniform_plan",
+    "unpack_codes",
+    "write_plan",
+]

@@ -1,0 +1,125 @@
+"""Products of int8 activations with quantized weights: the one arithmetic of training and of serving.
+
+Forward, both run int8 x int8 -> int32 (``torch._int_mm``) and then multiply by the scales ("native" quantized
+training, 2203.15952), so a packed model gives the numbers that its training saw, bit for bit. Backward,
+gradients go straight through the rounding (2111.14479 section 3.2): to the activations by the dequantized
+weight, to the latent float weight by the dequantized activations. An int32 sum is exact and everything after
+it is elementwise, so a row's result does not depend on the rows it is batched with.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from mpq.quant.table import Precision, Quantized, reach
+
+_TINY = 1e-30  # keeps 0 / 0 out of rows of zeros
+
+
+def int8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantize each row symmetrically to int8: codes = round(x / scale), scale = max |row| / 127.
+
+    Args:
+        x: (..., K) float.
+    Returns:
+        codes (..., K) int8 in -127..127, and scale (..., 1) float32.
+    """
+    scale = x.abs().amax(-1, keepdim=True).clamp_min_(_TINY) / 127.0
+    return (x / scale).round_().to(torch.int8), scale
+
+
+def int_matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b.T in int32, for int8 a (M, K) and b (N, K) of any size on any device."""
+    if a.is_cuda:  # cuBLAS wants more than 16 rows, and multiples of 8; zeros change nothing
+        m, n, k = a.shape[0], b.shape[0], a.shape[1]
+        a = F.pad(a, (0, -k % 8, 0, max(0, 17 - m)))
+        b = F.pad(b, (0, -k % 8, 0, -n % 8))
+        return torch._int_mm(a, b.t())[:m, :n]
+    return torch._int_mm(a, b.t())
+
+
+def int_linear(
+    x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None = None, surrogate: Tensor | None = None
+) -> Tensor:
+    """x @ (scale * codes).T + bias, with x rounded to int8 row by row and the product taken on integers.
+
+    Args:
+        x: (..., K) float.
+        codes: (N, K) int8 levels.
+        scale: (N or 1, groups) float32; K is split evenly into the groups, each with its own product.
+        bias: (N,) float.
+        surrogate: (N, K) float, the weight that takes the gradients (see `straight_through`); none: no
+            gradients.
+    Returns:
+        (..., N) float32.
+    """
+    if surrogate is None or not torch.is_grad_enabled():
+        return _product(x, codes, scale, bias)[0]
+    result: Tensor = _IntLinear.apply(x, codes, scale, bias, surrogate)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _product(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The forward pass of `int_linear`, and the int8 rows (M, K) with their scales (M, 1)."""
+    rows, row_scale = int8_rows(x.reshape(-1, x.shape[-1]))
+    width = codes.shape[1] // scale.shape[1]
+    out = int_matmul(rows[:, :width], codes[:, :width]).to(torch.float32) * scale[:, 0]
+    for g in range(1, scale.shape[1]):
+        columns = slice(g * width, (g + 1) * width)
+        out += int_matmul(rows[:, columns], codes[:, columns]).to(torch.float32) * scale[:, g]
+    out *= row_scale
+    if bias is not None:
+        out += bias
+    return out.reshape(*x.shape[:-1], -1), rows, row_scale
+
+
+class _IntLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: FunctionCtx, x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, surrogate: Tensor
+    ) -> Tensor:
+        out, rows, row_scale = _product(x, codes, scale, bias)
+        ctx.save_for_backward(rows, row_scale, surrogate)
+        return out
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, row_scale, surrogate = ctx.saved_tensors
+        flat = grad.reshape(-1, grad.shape[-1])
+        grad_x = grad @ surrogate if ctx.needs_input_grad[0] else None
+        grad_bias = flat.sum(0) if ctx.needs_input_grad[3] else None
+        grad_weight = flat.t() @ (rows * row_scale) if ctx.needs_input_grad[4] else None
+        return grad_x, None, None, grad_bias, grad_weight
+
+
+def straight_through(latent: Tensor, quantized: Quantized, precision: Precision) -> Tensor:
+    """The dequantized weight, (rows, columns) float32, whose gradient goes to the float weight it was rounded
+    from.
+
+    The gradient is passed on unchanged where the latent weight lies within the table's outer cells, and is
+    zero beyond, where moving the weight would not change its code.
+    """
+    edge = torch.tensor(reach(precision), device=latent.device).reshape(-1, 1)
+    result: Tensor = _StraightThrough.apply(latent, quantized, edge)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, latent: Tensor, quantized: Quantized, edge: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(latent, quantized.scale * edge)
+        return quantized.dequantize()
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        latent, limit = ctx.saved_tensors
+        groups = limit.shape[1]
+        inside = latent.unflatten(1, (groups, -1)).abs() <= limit.unsqueeze(-1)
+        return grad * inside.flatten(1), None, None

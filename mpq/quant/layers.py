@@ -1,0 +1,192 @@
+"""Quantized Linear, Embedding and LSTM: latent float weights in training, codes and scales in serving.
+
+A quantized layer keeps its original's parameter names, so a float ``state_dict`` loads as it is, and shares
+the original's Parameter objects, so tied weights stay tied. `freeze` replaces the float weights by their
+codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mpq.quant.integer import int_linear, straight_through
+from mpq.quant.lstm import recurrence
+from mpq.quant.pack import gather_rows, unpack_rows
+from mpq.quant.table import Precision, Quantized, project
+
+
+def weight_names(layer: nn.Module) -> list[str]:
+    """The names that a layer's own quantizable matrices have in it."""
+    if isinstance(layer, QuantModule):
+        return list(layer.weight_shapes)
+    if isinstance(layer, nn.Linear | nn.Embedding):
+        return ["weight"]
+    if isinstance(layer, nn.LSTM):
+        return [name for name, _ in layer.named_parameters(recurse=False) if name.startswith("weight_")]
+    return []
+
+
+class Projector:
+    """Projects a latent weight on its table, once for each value that the optimizer gives it.
+
+    A new value is noticed by the version counter that in-place operations raise; writing through ``.data`` is
+    not noticed.
+    """
+
+    def __init__(self, precision: Precision) -> None:
+        self.precision = precision
+        self._key: tuple[int, int] | None = None
+        self._quantized: Quantized | None = None
+
+    def __call__(self, weight: Tensor) -> Quantized:
+        key = (weight.data_ptr(), weight._version)
+        if self._quantized is None or key != self._key:
+            with torch.inference_mode(False):
+                self._quantized, self._key = project(weight, self.precision), key
+        return self._quantized
+
+
+class QuantModule(nn.Module):
+    """What the quantized layers share: a weight is float (no projector), latent, or frozen to its codes."""
+
+    weight_shapes: dict[str, tuple[int, ...]]  # of all matrices, float ones included
+    projectors: dict[str, Projector]
+    a_bits: int
+
+    def _adopt(self, original: nn.Module, projectors: Mapping[str, Projector], a_bits: int) -> None:
+        """Take over the parameters of the float layer."""
+        for name, parameter in original.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        self.weight_shapes = {
+            name: tuple(original.get_parameter(name).shape) for name in weight_names(original)
+        }
+        self.projectors = dict(projectors)
+        self.a_bits = a_bits
+        self.train(original.training)
+
+    def is_frozen(self, name: str) -> bool:
+        """Whether that weight is held as codes, with no float weight."""
+        return f"{name}_scale" in self._buffers
+
+    def quantized(self, name: str) -> Quantized:
+        """Codes and scale of a weight as they stand now."""
+        if not self.is_frozen(name):
+            return self.projectors[name](self.get_parameter(name))
+        codes, scale = self.get_buffer(f"{name}_codes"), self.get_buffer(f"{name}_scale")
+        if codes.dtype == torch.uint8:
+            codes = unpack_rows(codes, self.projectors[name].precision, self.weight_shapes[name][1])
+        return Quantized(codes, scale)
+
+    def freeze(self, name: str, held: Quantized) -> None:
+        """Replace a float weight by its codes: int8, or (uint8) tightly packed, to be unpacked at each use."""
+        del self._parameters[name]
+        self.register_buffer(f"{name}_codes", held.codes)
+        self.register_buffer(f"{name}_scale", held.scale)
+
+    def _surrogate(self, name: str, quantized: Quantized) -> Tensor | None:
+        """The float weight that takes the gradients, if any are asked for."""
+        if self.is_frozen(name) or not torch.is_grad_enabled():
+            return None
+        return straight_through(self.get_parameter(name), quantized, self.projectors[name].precision)
+
+    def _linear(self, x: Tensor, name: str, bias: Tensor | None) -> Tensor:
+        """x @ weight.T + bias in the precision of that weight and of the activations."""
+        if name not in self.projectors:
+            return F.linear(x, self.get_parameter(name), bias)
+        quantized = self.quantized(name)
+        surrogate = self._surrogate(name, quantized)
+        if self.a_bits == 32:
+            return F.linear(x, quantized.dequantize() if surrogate is None else surrogate, bias)
+        return int_linear(x, quantized.codes, quantized.scale, bias, surrogate)
+
+
+class QuantLinear(QuantModule, nn.Linear):
+    """nn.Linear with a quantized weight (N, K)."""
+
+    def __init__(self, linear: nn.Linear, projectors: Mapping[str, Projector], a_bits: int = 8) -> None:
+        bias = linear.bias is not None
+        nn.Linear.__init__(self, linear.in_features, linear.out_features, bias, device="meta")
+        self._adopt(linear, projectors, a_bits)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._linear(input, "weight", self.bias)
+
+
+class QuantEmbedding(QuantModule, nn.Embedding):
+    """nn.Embedding with a quantized weight (words, K); what it returns is float."""
+
+    def __init__(self, embedding: nn.Embedding, projectors: Mapping[str, Projector], a_bits: int = 8) -> None:
+        words, width = embedding.num_embeddings, embedding.embedding_dim
+        nn.Embedding.__init__(self, words, width, embedding.padding_idx, device="meta")
+        self._adopt(embedding, projectors, a_bits)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.is_frozen("weight"):
+            return self._gather(input.reshape(-1)).reshape(*input.shape, -1)
+        quantized = self.quantized("weight")
+        surrogate = self._surrogate("weight", quantized)
+        weight = quantized.dequantize() if surrogate is None else surrogate
+        return F.embedding(input, weight, self.padding_idx)
+
+    def _gather(self, words: Tensor) -> Tensor:
+        """The rows of some words, (M,) to (M, K), with only these rows unpacked."""
+        codes, scale = self.get_buffer("weight_codes"), self.get_buffer("weight_scale")
+        rows = gather_rows(codes, words, self.projectors["weight"].precision, self.embedding_dim)
+        return Quantized(rows, scale if scale.shape[0] == 1 else scale[words]).dequantize()
+
+
+class QuantLSTM(QuantModule):
+    """nn.LSTM with quantized weights: layers, batch first, states in and out as nn.LSTM's.
+
+    The input's share of the gates is one integer product for all time steps; the recurrence goes step by step
+    with the hidden rows in int8. Not for bidirectional or projected LSTMs.
+    """
+
+    bidirectional, proj_size, batch_first = False, 0, True
+
+    def __init__(
+        self, lstm: nn.LSTM | QuantLSTM, projectors: Mapping[str, Projector], a_bits: int = 8
+    ) -> None:
+        super().__init__()
+        if lstm.bidirectional or lstm.proj_size or not lstm.batch_first:
+            raise ValueError(f"{lstm}: expected batch_first=True, not bidirectional, proj_size=0")
+        self.input_size, self.hidden_size = lstm.input_size, lstm.hidden_size
+        self.num_layers, self.dropout, self.bias = lstm.num_layers, lstm.dropout, lstm.bias
+        self._adopt(lstm, projectors, a_bits)
+
+    def forward(
+        self, input: Tensor, state: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """(N, T, K) and a state (layers, N, H) twice, zero if none, to (N, T, H) and the state after it."""
+        if state is None:
+            zero = input.new_zeros(self.num_layers, input.shape[0], self.hidden_size)
+            state = (zero, zero)
+        rows = input.transpose(0, 1)
+        last = []
+        for layer, (h, c) in enumerate(zip(*state, strict=True)):
+            if layer and self.dropout:
+                rows = F.dropout(rows, self.dropout, self.training)
+            rows, h, c = self._layer(layer, rows, h, c)
+            last.append((h, c))
+        h_last, c_last = (torch.stack(part) for part in zip(*last, strict=True))
+        return rows.transpose(0, 1), (h_last, c_last)
+
+    def _layer(self, layer: int, rows: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One layer, time first: (T, N, K) to (T, N, H)."""
+        bias = None
+        if self.bias:
+            bias = self.get_parameter(f"bias_ih_l{layer}") + self.get_parameter(f"bias_hh_l{layer}")
+        gates = self._linear(rows, f"weight_ih_l{layer}", bias)
+        name = f"weight_hh_l{layer}"
+        if name not in self.projectors:
+            weight = self.get_parameter(name)
+            return recurrence(gates, h, c, weight, weight)
+        quantized = self.quantized(name)
+        surrogate = self._surrogate(name, quantized)
+        if self.a_bits == 32:
+            return recurrence(gates, h, c, quantized.dequantize(), surrogate)
+        return recurrence(gates, h, c, quantized, surrogate)

@@ -1,0 +1,112 @@
+"""Whole models: which weights can be quantized, swapping layers for quantized ones, freezing them for serving."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+from torch import nn
+
+from mpq.quant.layers import Projector, QuantEmbedding, QuantLinear, QuantLSTM, QuantModule, weight_names
+from mpq.quant.pack import pack_rows
+from mpq.quant.plan import BitPlan
+from mpq.quant.table import Quantized
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def quantizable(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Full names and shapes of the weights that can be quantized: the matrices of Linear, Embedding and LSTM.
+
+    A weight that several layers share is listed once, by its first name, as ``named_parameters`` does.
+    """
+    shapes = {}
+    for name, layer, local in _weights(model):
+        if isinstance(layer, QuantModule):
+            shapes[name] = layer.weight_shapes[local]
+        else:
+            shapes[name] = tuple(layer.get_parameter(local).shape)
+    return shapes
+
+
+def uniform_plan(model: nn.Module, n_bits: int, **settings: Any) -> BitPlan:
+    """The plan that gives every quantizable weight the same bits (32: all stay float); settings as in BitPlan."""
+    bits = dict.fromkeys(quantizable(model), n_bits)
+    return BitPlan.from_dict({"bits": bits, "budget": float(n_bits), **settings})
+
+
+def quantize_model(model: Model, plan: BitPlan) -> Model:
+    """Swap, in place, every layer that has a weight below 32 bits for its quantized form.
+
+    The Parameter objects stay, so an optimizer or a tie made before the swap still holds. A model that is
+    quantized already, but not frozen, takes the new plan.
+
+    Raises:
+        BadInput: the plan does not fit the model.
+    """
+    plan.check(quantizable(model))
+    projectors: dict[str, Projector] = {}  # by full name: tied layers share one
+    own: dict[nn.Module, dict[str, Projector]] = {}
+    for name, layer, local in _weights(model):
+        precision = plan.precision(name)
+        layer_projectors = own.setdefault(layer, {})
+        if precision is not None:
+            layer_projectors[local] = projectors.setdefault(name, Projector(precision))
+    if model in own:
+        raise ValueError("quantize_model swaps layers inside a model; put a single layer into nn.Sequential")
+    for parent in list(model.modules()):
+        for child_name, child in list(parent.named_children()):
+            if own.get(child) or isinstance(child, QuantModule):
+                setattr(parent, child_name, _quant_layer(child, own[child], plan.a_bits))
+    return model
+
+
+def _quant_layer(layer: nn.Module, projectors: Mapping[str, Projector], a_bits: int) -> nn.Module:
+    if isinstance(layer, nn.Linear):
+        return QuantLinear(layer, projectors, a_bits)
+    if isinstance(layer, nn.Embedding):
+        return QuantEmbedding(layer, projectors, a_bits)
+    if isinstance(layer, nn.LSTM | QuantLSTM):
+        return QuantLSTM(layer, projectors, a_bits)
+    raise ValueError(f"{type(layer).__name__} has no quantized form")
+
+
+def quantized_weights(model: nn.Module) -> dict[str, Quantized]:
+    """Codes and scale, as they stand now, of every quantized weight of a model, by full name."""
+    return {
+        name: layer.quantized(local)
+        for name, layer, local in _weights(model)
+        if isinstance(layer, QuantModule) and local in layer.projectors
+    }
+
+
+def freeze(model: Model, weights: Mapping[str, Quantized] | None = None, packed: bool = False) -> Model:
+    """Replace, in place, the latent float weights by their codes, for serving.
+
+    Args:
+        weights: codes and scales by full name; none: the latent weights as they round now.
+        packed: keep the codes tightly packed in memory and unpack them at each use; else int8, one byte a
+            weight.
+    """
+    weights = quantized_weights(model) if weights is None else weights
+    held: dict[str, Quantized] = {}  # tied layers hold the same tensors
+    for name, layer, local in list(_weights(model)):
+        if not isinstance(layer, QuantModule) or local not in layer.projectors or layer.is_frozen(local):
+            continue
+        if name not in held:
+            codes, scale = weights[name]
+            precision = layer.projectors[local].precision
+            held[name] = Quantized(pack_rows(codes, precision) if packed else codes, scale)
+        layer.freeze(local, held[name])
+    return model
+
+
+def _weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """(full name, layer, name in the layer) of each quantizable weight; tied ones come under the first's name."""
+    names: dict[int, str] = {}
+    for prefix, layer in model.named_modules():
+        for local in weight_names(layer):
+            frozen = isinstance(layer, QuantModule) and layer.is_frozen(local)
+            tensor = layer.get_buffer(f"{local}_codes") if frozen else layer.get_parameter(local)
+            name = f"{prefix}.{local}" if prefix else local
+            yield names.setdefault(id(tensor), name), layer, local

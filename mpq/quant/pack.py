@@ -1,0 +1,143 @@
+"""Tight packing of codes into bytes, and back.
+
+A row of codes is cut into groups, and each group is one number in base ``radix`` (first code least
+significant) stored in whole bytes, little end first. For 1, 3, 4 ... 8 bits that is plain bit packing; the
+three levels of the 2-bit table go five to a byte (3^5 = 243), which makes it 1.6 bits a weight. Rows start at
+whole bytes, so that any row can be unpacked alone.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mpq.quant.table import Precision, levels
+
+# n_bits: (radix, codes in a group, bytes of a group)
+LAYOUT = {
+    1: (2, 8, 1),
+    2: (3, 5, 1),
+    3: (8, 8, 3),
+    4: (16, 2, 1),
+    5: (32, 8, 5),
+    6: (64, 4, 3),
+    7: (128, 8, 7),
+    8: (256, 1, 1),
+}
+
+
+def row_bytes(n_bits: int, columns: int) -> int:
+    """Bytes of a packed row of that many codes."""
+    _, per_group, group_bytes = LAYOUT[n_bits]
+    return -(-columns // per_group) * group_bytes
+
+
+def pack_codes(codes: Tensor, n_bits: int) -> Tensor:
+    """Pack rows of unsigned codes.
+
+    Args:
+        codes: (R, K) integers in 0 .. radix - 1, at most 2**n_bits of them (three for 2 bits).
+    Returns:
+        (R, row_bytes(n_bits, K)) uint8.
+    Raises:
+        ValueError: a code outside the table.
+    """
+    radix, per_group, group_bytes = LAYOUT[n_bits]
+    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < radix:
+        found = f"{int(codes.min())}..{int(codes.max())}"
+        raise ValueError(f"codes {found} do not fit {n_bits} bits: expected 0..{radix - 1}")
+    groups = F.pad(codes, (0, -codes.shape[1] % per_group)).unflatten(1, (-1, per_group))
+    numbers = (groups.to(torch.int64) * _powers(radix, per_group, codes.device)).sum(-1)
+    shifts = torch.arange(0, 8 * group_bytes, 8, device=codes.device)
+    return (numbers.unsqueeze(-1) >> shifts).bitwise_and_(255).to(torch.uint8).flatten(1)
+
+
+def unpack_codes(packed: Tensor, n_bits: int, columns: int) -> Tensor:
+    """The (R, columns) uint8 codes of packed rows (R, row_bytes(n_bits, columns)) uint8."""
+    radix, per_group, group_bytes = LAYOUT[n_bits]
+    shifts = torch.arange(0, 8 * group_bytes, 8, device=packed.device)
+    numbers = (packed.unflatten(1, (-1, group_bytes)).to(torch.int64) << shifts).sum(-1)
+    codes = numbers.unsqueeze(-1) // _powers(radix, per_group, packed.device) % radix
+    return codes.to(torch.uint8).flatten(1)[:, :columns]
+
+
+def _powers(radix: int, count: int, device: torch.device) -> Tensor:
+    return torch.tensor([radix**j for j in range(count)], device=device)
+
+
+def pack_rows(codes: Tensor, precision: Precision) -> Tensor:
+    """Pack a matrix of levels.
+
+    Args:
+        codes: (R, K) int8 levels of the table of ``precision``.
+    Returns:
+        (R, bytes) uint8; with bits of their own for each row, (bytes,): the rows of 1 bit, then of 2, ...
+    """
+    bits = precision.n_bits
+    if isinstance(bits, int):
+        rank = torch.full((256,), -1, dtype=torch.int16)  # of each int8 value in the table; -1 is refused
+        below table = levels(bits, precision.kind)
+        rank[torch.tensor(table) + 128] = torch.arange(len(table), dtype=torch.int16)
+        return pack_codes(rank.to(codes.device)[codes.int() + 128], bits)
+    blocks = [pack_rows(codes[rows], Precision(n, precision.kind)).flatten() for n, rows in _by_bits(bits)]
+    return torch.cat(blocks)
+
+
+def packed_shape(precision: Precision, rows: int, columns: int) -> tuple[int, ...]:
+    """Shape of what `pack_rows` makes of a matrix."""
+    bits = precision.n_bits
+    if isinstance(bits, int):
+        return rows, row_bytes(bits, columns)
+    return (sum(row_bytes(n, columns) for n in bits),)
+
+
+def unpack_rows(packed: Tensor, precision: Precision, columns: int) -> Tensor:
+    """The (R, columns) int8 levels of what `pack_rows` made."""
+    bits = precision.n_bits
+    if isinstance(bits, int):
+        group_levels = _group_levels(bits, precision.kind, packed.device)
+        if group_levels is None:
+            table = torch.tensor(levels(bits, precision.kind), dtype=torch.int8, device=packed.device)
+            return table[unpack_codes(packed, bits, columns).int()]
+        rows = group_levels.index_select(0, packed.flatten().int())
+        return rows.view(packed.shape[0], -1)[:, :columns]
+    codes = torch.empty(len(bits), columns, dtype=torch.int8, device=packed.device)
+    start = 0
+    for n, rows in _by_bits(bits):
+        size = len(rows) * row_bytes(n, columns)
+        block = packed[start : start + size].view(len(rows), -1)
+        codes[rows] = unpack_rows(block, Precision(n, precision.kind), columns)
+        start += size
+    return codes
+
+
+def gather_rows(codes: Tensor, rows: Tensor, precision: Precision, columns: int) -> Tensor:
+    """The (M, columns) int8 levels of some rows (M,) of a matrix of levels (int8) or of packed rows (uint8)."""
+    if codes.dtype == torch.int8:
+        return codes[rows]
+    if isinstance(precision.n_bits, int):
+        return unpack_rows(codes[rows], precision, columns)
+    return unpack_rows(codes, precision, columns)[rows]
+
+
+def _by_bits(bits: tuple[int, ...]) -> list[tuple[int, list[int]]]:
+    """The rows of each number of bits, ascending."""
+    rows: dict[int, list[int]] = {n: [] for n in sorted(set(bits))}
+    for row, n in enumerate(bits):
+        rows[n].append(row)
+    return list(rows.items())
+
+
+@lru_cache(maxsize=None)
+def _group_levels(n_bits: int, kind: str, device: torch.device) -> Tensor | None:
+    """(256, codes in a group) int8: the levels that each byte stands for, where a group is one byte."""
+    _, per_group, group_bytes = LAYOUT[n_bits]
+    if group_bytes > 1:
+        return None
+    every_byte = torch.arange(256, dtype=torch.uint8).unsqueeze(1)
+    ranks = unpack_codes(every_byte, n_bits, per_group).int()
+    table = torch.tensor(levels(n_bits, kind), dtype=torch.int8)
+    return table[ranks.clamp_(max=len(table) - 1)].to(device)
