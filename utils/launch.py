@@ -1,6 +1,6 @@
 """Runs one command as a SLURM job and stays until it ended: its output here, its exit status as ours.
 
-Used by the stage runner for ``--cmd slurm``. What the site needs is given by sbatch's own variables, for example
+Used by the stage runner for ``--cmd slurm``. What the site needs is given by sbatch's own variables, such as
 SBATCH_PARTITION, SBATCH_ACCOUNT, SBATCH_TIMELIMIT. The folder must be one that all nodes see.
 
 Usage: python utils/launch.py --log-dir exp/log --name mini-lstm --threads 4 --gpus 1 -- COMMAND...
