@@ -80,7 +80,7 @@ def _product(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) -> tu
 
 class _IntLinear(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: FunctionCtx, x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, surrogate: Tensor
     ) -> Tensor:
         out, rows, row_scale = _product(x, codes, scale, bias)
@@ -88,7 +88,7 @@ class _IntLinear(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, row_scale, surrogate = ctx.saved_tensors
         flat = grad.reshape(-1, grad.shape[-1])
@@ -112,12 +112,12 @@ def straight_through(latent: Tensor, quantized: Quantized, precision: Precision)
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, latent: Tensor, quantized: Quantized, edge: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: FunctionCtx, latent: Tensor, quantized: Quantized, edge: Tensor) -> Tensor:
         ctx.save_for_backward(latent, quantized.scale * edge)
         return quantized.dequantize()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         latent, limit = ctx.saved_tensors
         groups = limit.shape[1]

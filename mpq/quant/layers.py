@@ -81,8 +81,8 @@ class QuantModule(nn.Module):
             codes = unpack_rows(codes, self.projectors[name].precision, self.weight_shapes[name][1])
         return Quantized(codes, scale)
 
-    def freeze(self, name: str, held: Quantized) -> None:
-        """Replace a float weight by its codes: int8, or (uint8) tightly packed, to be unpacked at each use."""
+    def hold_codes(self, name: str, held: Quantized) -> None:
+        """Replace a float weight by its codes: int8, or packed ones (uint8), unpacked at each use."""
         del self._parameters[name]
         self.register_buffer(f"{name}_codes", held.codes)
         self.register_buffer(f"{name}_scale", held.scale)
@@ -154,8 +154,11 @@ class QuantLSTM(QuantModule):
         super().__init__()
         if lstm.bidirectional or lstm.proj_size or not lstm.batch_first:
             raise ValueError(f"{lstm}: expected batch_first=True, not bidirectional, proj_size=0")
-        self.input_size, self.hidden_size = lstm.input_size, lstm.hidden_size
-        self.num_layers, self.dropout, self.bias = lstm.num_layers, lstm.dropout, lstm.bias
+        self.input_size: int = lstm.input_size
+        self.hidden_size: int = lstm.hidden_size
+        self.num_layers: int = lstm.num_layers
+        self.dropout: float = lstm.dropout
+        self.bias: bool = lstm.bias
         self._adopt(lstm, projectors, a_bits)
 
     def forward(

@@ -73,7 +73,7 @@ def _run(
 
 class _Recurrence(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: FunctionCtx, gates: Tensor, h: Tensor, c: Tensor, weight: Quantized | Tensor, surrogate: Tensor
     ) -> tuple[Tensor, Tensor]:
         seen = gates.new_empty(*gates.shape[:2], h.shape[1])
@@ -82,7 +82,7 @@ class _Recurrence(torch.autograd.Function):
         return h_all, c_all
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_h: Tensor, grad_c: Tensor) -> tuple[Tensor | None, ...]:
         active, c_first, c_all, seen, surrogate = ctx.saved_tensors
         size = c_first.shape[1]

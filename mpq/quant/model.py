@@ -1,4 +1,4 @@
-"""Whole models: which weights can be quantized, swapping layers for quantized ones, freezing them for serving."""
+"""Whole models: which weights can be quantized, swapping layers for quantized ones, freezing them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def quantizable(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def uniform_plan(model: nn.Module, n_bits: int, **settings: Any) -> BitPlan:
-    """The plan that gives every quantizable weight the same bits (32: all stay float); settings as in BitPlan."""
+    """The plan with the same bits everywhere (32: all stay float); settings are fields of BitPlan."""
     bits = dict.fromkeys(quantizable(model), n_bits)
     return BitPlan.from_dict({"bits": bits, "budget": float(n_bits), **settings})
 
@@ -97,12 +97,12 @@ def freeze(model: Model, weights: Mapping[str, Quantized] | None = None, packed:
             codes, scale = weights[name]
             precision = layer.projectors[local].precision
             held[name] = Quantized(pack_rows(codes, precision) if packed else codes, scale)
-        layer.freeze(local, held[name])
+        layer.hold_codes(local, held[name])
     return model
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """(full name, layer, name in the layer) of each quantizable weight; tied ones come under the first's name."""
+    """(full name, layer, name in it) of each quantizable weight; tied ones come under the first's name."""
     names: dict[int, str] = {}
     for prefix, layer in model.named_modules():
         for local in weight_names(layer):

@@ -8,7 +8,7 @@ whole bytes, so that any row can be unpacked alone.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +49,7 @@ def pack_codes(codes: Tensor, n_bits: int) -> Tensor:
     if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < radix:
         found = f"{int(codes.min())}..{int(codes.max())}"
         raise ValueError(f"codes {found} do not fit {n_bits} bits: expected 0..{radix - 1}")
-    groups = F.pad(codes, (0, -codes.shape[1] % per_group)).unflatten(1, (-1, per_group))
+    groups = F.pad(codes, (0, -codes.shape[1] % per_group)).reshape(codes.shape[0], -1, per_group)
     numbers = (groups.to(torch.int64) * _powers(radix, per_group, codes.device)).sum(-1)
     shifts = torch.arange(0, 8 * group_bytes, 8, device=codes.device)
     return (numbers.unsqueeze(-1) >> shifts).bitwise_and_(255).to(torch.uint8).flatten(1)
@@ -59,7 +59,8 @@ def unpack_codes(packed: Tensor, n_bits: int, columns: int) -> Tensor:
     """The (R, columns) uint8 codes of packed rows (R, row_bytes(n_bits, columns)) uint8."""
     radix, per_group, group_bytes = LAYOUT[n_bits]
     shifts = torch.arange(0, 8 * group_bytes, 8, device=packed.device)
-    numbers = (packed.unflatten(1, (-1, group_bytes)).to(torch.int64) << shifts).sum(-1)
+    groups = packed.reshape(packed.shape[0], -1, group_bytes)
+    numbers = (groups.to(torch.int64) << shifts).sum(-1)
     codes = numbers.unsqueeze(-1) // _powers(radix, per_group, packed.device) % radix
     return codes.to(torch.uint8).flatten(1)[:, :columns]
 
@@ -78,8 +79,10 @@ def pack_rows(codes: Tensor, precision: Precision) -> Tensor:
     """
     bits = precision.n_bits
     if isinstance(bits, int):
-        rank = torch.full((256,), -1, dtype=torch.int16)  # of each int8 value in the table; -1 is refused
-        below table = levels(bits, precision.kind)
+        table = levels(bits, precision.kind)
+        rank = torch.full(
+            (256,), -1, dtype=torch.int16
+        )  # in the table, of each int8 value; none: -1, refused
         rank[torch.tensor(table) + 128] = torch.arange(len(table), dtype=torch.int16)
         return pack_codes(rank.to(codes.device)[codes.int() + 128], bits)
     blocks = [pack_rows(codes[rows], Precision(n, precision.kind)).flatten() for n, rows in _by_bits(bits)]
@@ -102,8 +105,8 @@ def unpack_rows(packed: Tensor, precision: Precision, columns: int) -> Tensor:
         if group_levels is None:
             table = torch.tensor(levels(bits, precision.kind), dtype=torch.int8, device=packed.device)
             return table[unpack_codes(packed, bits, columns).int()]
-        rows = group_levels.index_select(0, packed.flatten().int())
-        return rows.view(packed.shape[0], -1)[:, :columns]
+        unpacked = group_levels.index_select(0, packed.flatten().int())
+        return unpacked.view(packed.shape[0], -1)[:, :columns]
     codes = torch.empty(len(bits), columns, dtype=torch.int8, device=packed.device)
     start = 0
     for n, rows in _by_bits(bits):
@@ -115,7 +118,7 @@ def unpack_rows(packed: Tensor, precision: Precision, columns: int) -> Tensor:
 
 
 def gather_rows(codes: Tensor, rows: Tensor, precision: Precision, columns: int) -> Tensor:
-    """The (M, columns) int8 levels of some rows (M,) of a matrix of levels (int8) or of packed rows (uint8)."""
+    """Some rows (M,) of a matrix of levels (int8) or of packed rows (uint8): (M, columns) int8."""
     if codes.dtype == torch.int8:
         return codes[rows]
     if isinstance(precision.n_bits, int):
@@ -131,7 +134,7 @@ def _by_bits(bits: tuple[int, ...]) -> list[tuple[int, list[int]]]:
     return list(rows.items())
 
 
-@lru_cache(maxsize=None)
+@cache
 def _group_levels(n_bits: int, kind: str, device: torch.device) -> Tensor | None:
     """(256, codes in a group) int8: the levels that each byte stands for, where a group is one byte."""
     _, per_group, group_bytes = LAYOUT[n_bits]

@@ -80,8 +80,7 @@ class Quantized(NamedTuple):
 
     def dequantize(self) -> Tensor:
         """scale * codes, (rows, columns) float32."""
-        groups = self.scale.shape[1]
-        blocks = self.codes.unflatten(1, (groups, -1)).to(torch.float32)
+        blocks = self.codes.view(self.codes.shape[0], self.scale.shape[1], -1)
         return (blocks * self.scale.unsqueeze(-1)).flatten(1)
 
 
@@ -134,7 +133,7 @@ def _best_start(v: Tensor, n_bits: int, kind: str) -> Tensor:
 
 
 def _refit(v: Tensor, scale: Tensor, n_bits: int, kind: str) -> tuple[Tensor, Tensor]:
-    """One alternation: the scale that is best for the levels that ``scale`` selects, and <v, Q>^2 / <Q, Q>."""
+    """One alternation: the best scale for the levels that ``scale`` selects, and <v, Q>^2 / <Q, Q>."""
     q = nearest(v / scale, n_bits, kind)
     vq = torch.linalg.vecdot(v, q).unsqueeze(1)
     qq = torch.linalg.vecdot(q, q).unsqueeze(1).clamp_min_(1.0)
@@ -175,7 +174,7 @@ def _project_rows(weight: Tensor, n_bits: int, kind: str, granularity: str | int
 
 
 def reach(precision: Precision) -> float | tuple[float, ...]:
-    """Outer edge of the top level's cell in scales, one or for each row: the top level and half the step below."""
+    """The table's outer edge in scales, one or for each row: the top level and half the step below it."""
     bits = precision.n_bits
     if not isinstance(bits, int):
         edge = {n: _edge(n, precision.kind) for n in set(bits)}
