@@ -1,0 +1,88 @@
+"""Turn a corpus on disk into manifests, transcripts and language model text.
+
+Reads   the corpus in --corpus-dir (a corpus that is generated needs none).
+Writes  OUT/{train,dev,test}/{recordings,supervisions,cuts}.jsonl.gz and text (Kaldi),
+        OUT/lm/{train,dev,test}.txt, and OUT/audio where the corpus' own files cannot be used as they are.
+What is missing or broken in the corpus is told all at once. A killed run continues where it stopped.
+
+Example:
+  mpq prepare mini --out exp/data --nj 2
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+
+from jsonargparse import ArgumentParser, Namespace
+
+
+def _find_corpora() -> dict[str, str]:
+    """Names and summaries of the corpus modules: those of the package ``local`` that define ``prepare``.
+
+    The sources are parsed, not imported, since a corpus module may import slow libraries.
+    """
+    try:
+        package = importlib.import_module("local")
+    except ModuleNotFoundError:
+        sys.path.append(str(Path(__file__).resolve().parents[2]))  # the root of a checkout
+        package = importlib.import_module("local")
+    corpora = {}
+    for info in pkgutil.iter_modules(package.__path__):
+        for folder in package.__path__:
+            source = Path(folder, f"{info.name}.py")
+            tree = ast.parse(source.read_text(encoding="utf-8")) if source.is_file() else ast.Module([], [])
+            if any(isinstance(node, ast.FunctionDef) and node.name == "prepare" for node in tree.body):
+                corpora[info.name] = (ast.get_docstring(tree) or info.name).partition("\n")[0]
+    return corpora
+
+
+def _load_corpus(name: str) -> ModuleType:
+    """Imports the module of a corpus; BadInput names the known ones."""
+    from mpq.io import BadInput
+
+    corpora = _find_corpora()
+    if name not in corpora:
+        near = get_close_matches(name, corpora, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(corpora))}"
+        raise BadInput(f"no corpus {name!r}; {hint}")
+    return importlib.import_module(f"local.{name}")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the options of ``mpq prepare``."""
+    known = "; ".join(_find_corpora().values())
+    parser.add_argument("corpus", type=str, metavar="CORPUS", help=f"which corpus: {known}")
+    parser.add_argument("--corpus-dir", type=str, metavar="DIR", help="where the corpus lies")
+    parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--smoke", action="store_true", help="a tiny version, to try the recipe")
+    parser.add_argument("--hours", type=float, help="hours of training audio, where the corpus is generated")
+    parser.add_argument("--nj", type=int, default=2, help="number of processes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything drawn at random")
+
+
+def run(args: Namespace) -> None:
+    """Runs ``mpq prepare``."""
+    from mpq.io import BadInput
+
+    if args.nj < 1:
+        raise BadInput(f"--nj {args.nj}: expected a number above 0")
+    if args.seed < 0:
+        raise BadInput(f"--seed {args.seed}: expected a number of at least 0")
+    module = _load_corpus(args.corpus)
+    options = {"smoke": args.smoke, "nj": args.nj, "seed": args.seed}
+    if args.hours is not None:
+        if "hours" not in inspect.signature(module.prepare).parameters:
+            raise BadInput(
+                f"--hours {args.hours:g}: {args.corpus} is recorded, not generated; leave the option out"
+            )
+        options["hours"] = args.hours
+    corpus_dir = Path(args.corpus_dir) if args.corpus_dir else None
+    summary = module.prepare(Path(args.out), corpus_dir=corpus_dir, **options)
+    print(f"{args.corpus}: {summary}")

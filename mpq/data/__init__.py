@@ -1,0 +1,1 @@
+"""Manifests of audio and transcripts (lhotse), features, text corpora, batches."""

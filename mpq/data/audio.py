@@ -1,0 +1,81 @@
+"""Checks of recorded audio: is the file there, whole, and what the recipe expects?"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile
+
+from mpq.io import BadInput
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class AudioInfo:
+    """Frames (samples of one channel) and sampling rate of a mono file."""
+
+    frames: int
+    rate: int
+
+
+def inspect_audio(path: Path, rate: int) -> AudioInfo:
+    """Reads the header of a file and tries its last sample.
+
+    Args:
+        path: WAV, FLAC or another format of libsndfile.
+        rate: expected sampling rate in Hz.
+
+    Raises:
+        BadInput: missing, unreadable, without samples, truncated, at another rate, or not mono; the message
+            has no
+            file name, the caller adds it together with the utterance.
+    """
+    if not path.is_file():
+        raise BadInput("no such file")
+    try:
+        with soundfile.SoundFile(path) as file:
+            frames, found, channels = file.frames, file.samplerate, file.channels
+            if frames > 0:
+                file.seek(frames - 1)
+                if len(file.read(1)) != 1:
+                    raise BadInput(f"truncated: its header promises {frames} samples")
+    except (OSError, RuntimeError) as error:
+        raise BadInput(f"not readable as audio ({str(error).rpartition(': ')[2].strip()})") from None
+    if frames == 0:
+        raise BadInput("holds no samples")
+    if found != rate:
+        raise BadInput(f"sampled at {found} Hz, expected {rate}")
+    if channels != 1:
+        raise BadInput(f"has {channels} channels, expected 1")
+    missing = _missing_wav_bytes(path)
+    if missing > 0:
+        raise BadInput(f"truncated: its header promises {missing} more bytes")
+    return AudioInfo(frames, found)
+
+
+def _missing_wav_bytes(path: Path) -> int:
+    """How many bytes of a RIFF data chunk are not there; libsndfile reads such a file as a shorter one."""
+    with open(path, "rb") as file:
+        if file.read(4) != b"RIFF":
+            return 0
+        file.seek(12)
+        while len(header := file.read(8)) == 8:
+            name, size = struct.unpack("<4sI", header)
+            if name == b"data":
+                # 0xFFFFFFFF and 0 are what a program writes that streams and does not know the length
+                return 0 if size in (0, 0xFFFFFFFF) else size - (path.stat().st_size - file.tell())
+            file.seek(size + size % 2, 1)
+    return 0
+
+
+def raise_problems(problems: Sequence[str], what: str, advice: str) -> None:
+    """Raises one `BadInput` for all `problems` of `what`, showing the first few; nothing if it is empty."""
+    if problems:
+        shown = "; ".join(problems[:_SHOWN])
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise BadInput(f"{what}: {count}: {shown}{more}; {advice}")

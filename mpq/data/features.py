@@ -1,0 +1,220 @@
+"""Log-mel filter banks with real speed perturbation, stored with lhotse; the same for any number of jobs.
+
+The extractor is lhotse's ``Fbank`` in Kaldi's definition (kaldi-native-fbank differs by less than 1e-3),
+without dither so that features are reproducible. The work is cut into shards of fixed size whose file names
+hold a hash of the audio, the cuts and the settings: a shard that exists is complete and right, any other is
+made anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from lhotse import CutSet, Fbank, FbankConfig, LilcomChunkyWriter, MonoCut
+from lhotse.audio.utils import AudioLoadingError, DurationMismatchError
+from lhotse.utils import fastcopy
+
+from mpq.data.audio import inspect_audio, raise_problems
+from mpq.data.manifests import read_cuts, save_manifest
+from mpq.data.parallel import map_processes
+from mpq.io import BadInput, PathLike, atomic_path, hash_config, progress, read_jsonl, sha256_file
+
+N_MELS = 80
+SHARD = 100  # cuts a shard; fixed, so that files do not depend on the number of processes
+_SHORTEST = 0.025  # seconds: one analysis window
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureConfig:
+    """What determines the features besides the audio.
+
+    Attributes:
+        n_mels: number of mel filters.
+        low_freq: lower edge of the first filter in Hz.
+        high_freq: upper edge of the last filter in Hz; below zero it counts from the Nyquist frequency.
+        speeds: factors of speed perturbation; 1.0 is the recording itself.
+    """
+
+    n_mels: int = N_MELS
+    low_freq: float = 20.0
+    high_freq: float = -400.0
+    speeds: tuple[float, ...] = (1.0,)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """One unit of work: ``directory/{feats,cuts}-NNNN-HASH.*`` are made from `cuts`."""
+
+    directory: Path
+    number: int
+    cuts: tuple[MonoCut, ...]
+    config: FeatureConfig
+    rate: int
+
+
+def parse_speeds(text: str) -> tuple[float, ...]:
+    """Reads ``0.9,1.0,1.1``.
+
+    Raises:
+        BadInput: not numbers, outside 0.5 to 2, or one given twice.
+    """
+    try:
+        speeds = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise BadInput(f"--speed {text}: expected numbers separated by commas, like 0.9,1.0,1.1") from None
+    if not all(0.5 <= speed <= 2 for speed in speeds) or len(set(speeds)) < len(speeds):
+        raise BadInput(f"--speed {text}: expected different factors between 0.5 and 2, like 0.9,1.0,1.1")
+    return speeds
+
+
+def extract(cuts_path: PathLike, out: Path, config: FeatureConfig, nj: int = 1) -> Path:
+    """Computes the features of a cut manifest and writes ``out/cuts.jsonl.gz``, which refers to them.
+
+    Args:
+        cuts_path: manifest of cuts with one supervision each.
+        out: folder of the result; the storage goes to ``out/shards``.
+        config: what to compute.
+        nj: number of processes.
+
+    Returns:
+        The path of the new manifest.
+
+    Raises:
+        BadInput: wrong manifest, or all missing and broken audio files of it in one message.
+    """
+    cuts = list(read_cuts(cuts_path))
+    rate = cuts[0].sampling_rate
+    directory = out / "shards"
+    shards = [
+        _Shard(directory, start // SHARD, tuple(cuts[start : start + SHARD]), config, rate)
+        for start in range(0, len(cuts), SHARD)
+    ]
+    paths: list[Path] = []
+    problems: list[str] = []
+    for made in progress(
+        map_processes(_make_shard, shards, nj), len(shards), f"features (shards of {SHARD})"
+    ):
+        if isinstance(made, Path):
+            paths.append(made)
+        else:
+            problems += made
+    raise_problems(problems, str(cuts_path), "mend or remove the files named and run again")
+    target = out / "cuts.jsonl.gz"
+    _join(paths, target)
+    keep = {name for path in paths for name in (path.name, _storage_name(path).name)}
+    for path in directory.iterdir():
+        if path.name not in keep:
+            path.unlink()
+    return target
+
+
+def _join(paths: Sequence[Path], target: Path) -> None:
+    """Writes the cuts of all shards as one manifest."""
+    from mpq.io import write_jsonl
+
+    write_jsonl(target, (row for _, row in chain.from_iterable(map(read_jsonl, paths))))
+
+
+def _storage_name(manifest: Path) -> Path:
+    """The storage file beside a shard's manifest."""
+    name = manifest.name.replace("cuts-", "feats-", 1).removesuffix(".jsonl.gz")
+    return manifest.with_name(f"{name}.lca")
+
+
+def _make_shard(shard: _Shard) -> Path | list[str]:
+    """Makes one shard unless it exists; returns its manifest, or what is wrong with its audio."""
+    problems = [problem for cut in shard.cuts if (problem := _audio_problem(cut, shard.rate))]
+    if problems:
+        return problems
+    content = {
+        "config": asdict(shard.config),
+        "cuts": [cut.to_dict() for cut in shard.cuts],
+        "audio": [sha256_file(source.source) for cut in shard.cuts for source in cut.recording.sources],
+        "storage": str(shard.directory.resolve()),
+    }
+    manifest = shard.directory / f"cuts-{shard.number:04d}-{hash_config(content)[:16]}.jsonl.gz"
+    storage = _storage_name(manifest).resolve()
+    if manifest.is_file() and storage.is_file():
+        return manifest
+    config = shard.config
+    extractor = Fbank(
+        FbankConfig(
+            sampling_rate=shard.rate,
+            num_mel_bins=config.n_mels,
+            low_freq=config.low_freq,
+            high_freq=config.high_freq,
+            dither=0.0,
+        )
+    )
+    made: list[Any] = []
+    with atomic_path(storage) as temporary, LilcomChunkyWriter(temporary) as writer:
+        for cut in shard.cuts:
+            try:
+                made += [_compute(cut, speed, extractor, writer) for speed in config.speeds]
+            except (AudioLoadingError, DurationMismatchError, OSError, RuntimeError, ValueError) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise  # a full disk is not the audio's fault
+                problems.append(
+                    f"utterance {cut.id}: {_source(cut)}: cannot be decoded ({_first_line(error)})"
+                )
+    if problems:
+        return problems
+    save_manifest(manifest, [_stored_at(cut, storage) for cut in made])
+    return manifest
+
+
+def _source(cut: MonoCut) -> str:
+    return str(cut.recording.sources[0].source)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:120]
+
+
+def _audio_problem(cut: MonoCut, rate: int) -> str | None:
+    """What is wrong with the audio of a cut, in one clause, or None."""
+    if cut.recording is None:
+        return f"utterance {cut.id}: has no recording"
+    path = _source(cut)
+    try:
+        frames = inspect_audio(Path(path), rate).frames
+    except BadInput as problem:
+        return f"utterance {cut.id}: {path}: {problem}"
+    if frames != cut.recording.num_samples:
+        expected = cut.recording.num_samples
+        return f"utterance {cut.id}: {path}: holds {frames} samples, its manifest says {expected}"
+    if cut.duration < _SHORTEST:
+        return (
+            f"utterance {cut.id}: {path}: lasts {cut.duration:.4f} s, less than one window of {_SHORTEST} s"
+        )
+    return None
+
+
+def _compute(cut: MonoCut, speed: float, extractor: Fbank, writer: LilcomChunkyWriter) -> Any:
+    """Stores the features of one copy of a cut; a sped-up copy is a speaker of its own, as in Kaldi."""
+    if speed != 1.0:
+        cut = cut.perturb_speed(speed)
+        segment = cut.supervisions[0]
+        cut.supervisions = [fastcopy(segment, speaker=f"sp{speed:g}-{segment.speaker}")]
+    return cut.compute_and_store_features(extractor, writer)
+
+
+def _stored_at(cut: Any, storage: Path) -> Any:
+    """The same cut, its features in `storage` (they were written under a temporary name)."""
+    return fastcopy(cut, features=fastcopy(cut.features, storage_path=str(storage)))
+
+
+def load_feature_cuts(path: PathLike) -> CutSet:
+    """Reads a manifest that `extract` wrote.
+
+    Raises:
+        BadInput: cuts without features.
+    """
+    cuts = read_cuts(path)
+    missing = [f"utterance {cut.id}: has no features" for cut in cuts if not cut.has_features]
+    raise_problems(missing, str(path), "run `mpq features` on this manifest and give the manifest it writes")
+    return cuts
