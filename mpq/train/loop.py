@@ -75,7 +75,7 @@ class Task(Protocol):
     name: str  # shown beside the progress bar
 
     def steps_per_epoch(self) -> int:
-        """Number of batches of an epoch, the same for every epoch."""
+        """Number of batches of an epoch; where epochs differ a little, of a typical one."""
 
     def batches(self, epoch: int) -> Iterator[Any]:
         """The training batches of epoch `epoch` (from 0), in an order that depends on nothing but it."""
@@ -129,6 +129,7 @@ class _State:
     """Everything that a checkpoint holds besides the weights."""
 
     epoch: int  # epochs finished
+    step: int  # optimizer steps taken in them
     best_epoch: int
     best_loss: float
     best_weights: dict[str, Tensor]
@@ -140,7 +141,7 @@ def learning_rate(config: FitConfig, step: int, total: int) -> float:
     warmup = max(1, round(config.warmup * total))
     if step < warmup:
         return config.lr * (step + 1) / warmup
-    left = (total - step) / max(1, total - warmup)  # 1 at the end of the warm-up, towards 0 at the last step
+    left = max(0, total - step) / max(1, total - warmup)  # 1 at the end of the warm-up, towards 0 at the last step
     if config.schedule == "constant":
         return config.lr
     if config.schedule == "cosine":
@@ -172,13 +173,14 @@ def fit(
     model, wrapped = fabric.setup(task.model, optimizer)
     run_key = hash_config({"config": asdict(config), "key": key})
     state = _resume(exp_dir / "checkpoint.pt", run_key, task.model, optimizer, plugins)
-    writer = _writer(exp_dir, state.epoch * task.steps_per_epoch(), fabric)
+    writer = _writer(exp_dir, state.step, fabric)
     total = config.epochs * task.steps_per_epoch()
-    left = total - state.epoch * task.steps_per_epoch()
+    left = (config.epochs - state.epoch) * task.steps_per_epoch()
     steps = progress(_steps(task, config, state), total=left, what=task.name)
     losses: list[Tensor] = []
-    for epoch, step, batch, last in steps:
-        losses.append(_step(task, fabric, model, wrapped, batch, step, total, config, plugins))
+    for epoch, batch, last in steps:
+        losses.append(_step(task, fabric, model, wrapped, batch, state.step, total, config, plugins))
+        state.step += 1
         if not last:
             continue
         train_loss = torch.stack(losses).mean().item()
@@ -190,7 +192,7 @@ def fit(
             )
         _finish_epoch(task, state, epoch, train_loss, plugins)
         if fabric.is_global_zero:
-            _log(writer, state.history[-1], step)
+            _log(writer, state.history[-1], state.step)
             _save(exp_dir, run_key, state, task.model, optimizer, plugins)
         fabric.barrier()
         if config.patience and state.epoch - state.best_epoch >= config.patience:
@@ -212,14 +214,17 @@ def _groups(model: nn.Module, config: FitConfig) -> list[dict[str, Any]]:
     ]
 
 
-def _steps(task: Task, config: FitConfig, state: _State) -> Iterator[tuple[int, int, Any, bool]]:
-    """Yields (epoch, step, batch, last step of the epoch) for all that is left to do."""
-    per_epoch = task.steps_per_epoch()
+def _steps(task: Task, config: FitConfig, state: _State) -> Iterator[tuple[int, Any, bool]]:
+    """Yields (epoch, batch, whether it is the last one of the epoch) for all that is left to do."""
     for epoch in range(state.epoch, config.epochs):
         torch.manual_seed(config.seed * 1_000_003 + epoch)
         task.model.train()
-        for i, batch in enumerate(task.batches(epoch)):
-            yield epoch, epoch * per_epoch + i, batch, i == per_epoch - 1
+        batches = iter(task.batches(epoch))
+        batch = next(batches)
+        for following in batches:
+            yield epoch, batch, False
+            batch = following
+        yield epoch, batch, True
 
 
 def _step(
@@ -268,7 +273,7 @@ def _resume(
     path: Path, run_key: str, model: nn.Module, optimizer: torch.optim.Optimizer, plugins: Sequence[Plugin]
 ) -> _State:
     """The state in the checkpoint at `path`, or a fresh one if there is none of this run."""
-    fresh = _State(0, 0, math.inf, {}, [])
+    fresh = _State(0, 0, 0, math.inf, {}, [])
     if not path.exists():
         return fresh
     try:
