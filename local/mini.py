@@ -98,9 +98,7 @@ def plan_train(verses: Sequence[Verse], hours: float, seed: int) -> list[tuple[V
         seconds += _seconds(verses[index], row.rate)
         plan.append((verses[index], row))
     if seconds < 3600 * hours:
-        raise BadInput(
-            f"--hours {hours:g}: the training books give {seconds / 3600:.1f} hours; ask for fewer"
-        )
+        raise BadInput(f"--hours {hours:g}: the training books give {seconds / 3600:.1f} hours; ask for fewer")
     return plan
 
 
@@ -130,9 +128,7 @@ def plan_babble(verses: Sequence[Verse], seed: int) -> list[Utterance]:
     return rows
 
 
-def _synthesize(
-    directory: Path, rows: Sequence[Utterance], tracks: Sequence[Path], nj: int, what: str
-) -> None:
+def _synthesize(directory: Path, rows: Sequence[Utterance], tracks: Sequence[Path], nj: int, what: str) -> None:
     """Makes the files of `rows` that are missing and removes others, left by a run with other options."""
     directory.mkdir(parents=True, exist_ok=True)
     expected = {f"{row.utt}.flac" for row in rows}
@@ -140,10 +136,7 @@ def _synthesize(
         if path.name not in expected:
             path.unlink()
     size = 1 if len(rows) <= _BABBLE_TRACKS else _CHUNK
-    chunks = [
-        Chunk(directory, tuple(rows[start : start + size]), tuple(tracks))
-        for start in range(0, len(rows), size)
-    ]
+    chunks = [Chunk(directory, tuple(rows[start : start + size]), tuple(tracks)) for start in range(0, len(rows), size)]
     for _ in progress(map_processes(synthesize_chunk, chunks, nj), len(chunks), f"{what} (chunks of {size})"):
         pass
 

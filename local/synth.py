@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
 from local.espeak import SAMPLE_RATE, EspeakClient
-from mpq.io import atomic_path, hash_config
+from mpq.data.audio import write_flac
+from mpq.io import hash_config
 
 RATE = 16000
 NOISES = ("white", "pink", "babble")
@@ -132,16 +133,6 @@ def is_done(path: Path, row: Utterance) -> bool:
         return False
 
 
-def write(path: Path, samples: NDArray[np.int16], comment: str) -> None:
-    """Writes 16-bit mono FLAC, atomically."""
-    with (
-        atomic_path(path) as temporary,
-        soundfile.SoundFile(temporary, "w", RATE, 1, "PCM_16", format="FLAC") as file,
-    ):
-        file.comment = comment
-        file.write(samples)
-
-
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """Rows for one worker call: files go to ``directory/<utt>.flac``; `tracks` are the babble files."""
@@ -157,5 +148,6 @@ def synthesize_chunk(chunk: Chunk) -> int:
     if todo:
         with EspeakClient() as client:
             for row in todo:
-                write(chunk.directory / f"{row.utt}.flac", record(client, row, chunk.tracks), row_hash(row))
+                samples = record(client, row, chunk.tracks)
+                write_flac(chunk.directory / f"{row.utt}.flac", samples, RATE, row_hash(row))
     return len(todo)

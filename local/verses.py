@@ -19,9 +19,7 @@ DEV_BOOKS = ("1 Samuel", "1 Corinthians")
 QUOTE_RUN = 8  # words in a row shared with the training text that make a held-out verse a quotation
 
 _APOSTROPHES = str.maketrans({"`": "'", "\u2018": "'", "\u2019": "'"})
-_PSALM_HEADING = re.compile(
-    r"\s+(?:BOOK [IVX]+\b|Psalm \d).*", re.DOTALL
-)  # of the next psalm, at a verse's end
+_PSALM_HEADING = re.compile(r"\s+(?:BOOK [IVX]+\b|Psalm \d).*", re.DOTALL)  # of the next psalm, at a verse's end
 _NOT_SPEECH = re.compile(r"[^a-z' ,.;:?!]+")
 _EDGE_APOSTROPHE = re.compile(r"(?<![a-z])'|'(?![a-z])")
 
@@ -87,9 +85,7 @@ def split_verses(verses: Iterable[Verse], shortest: int, longest: int) -> dict[s
     """
     text: dict[str, list[Verse]] = {"train": [], "dev": [], "test": []}
     for verse in verses:
-        text["test" if verse.book in TEST_BOOKS else "dev" if verse.book in DEV_BOOKS else "train"].append(
-            verse
-        )
+        text["test" if verse.book in TEST_BOOKS else "dev" if verse.book in DEV_BOOKS else "train"].append(verse)
     known = {run for verse in text["train"] for run in runs(verse.words)}
     splits = {}
     for part, members in text.items():

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
-from mpq.io import BadInput
+from mpq.io import BadInput, atomic_path
 
 _SHOWN = 5
 
 
-@dataclass(frozen=True, slots=True)
-class AudioInfo:
-    """Frames (samples of one channel) and sampling rate of a mono file."""
-
-    frames: int
-    rate: int
-
-
-def inspect_audio(path: Path, rate: int) -> AudioInfo:
+def inspect_audio(path: Path, rate: int) -> int:
     """Reads the header of a file and tries its last sample.
 
     Args:
         path: WAV, FLAC or another format of libsndfile.
         rate: expected sampling rate in Hz.
+
+    Returns:
+        Number of samples.
 
     Raises:
         BadInput: missing, unreadable, without samples, truncated, at another rate, or not mono; the message
@@ -38,7 +35,7 @@ def inspect_audio(path: Path, rate: int) -> AudioInfo:
         raise BadInput("no such file")
     try:
         with soundfile.SoundFile(path) as file:
-            frames, found, channels = file.frames, file.samplerate, file.channels
+            frames, found, channels = int(file.frames), file.samplerate, file.channels
             if frames > 0:
                 file.seek(frames - 1)
                 if len(file.read(1)) != 1:
@@ -54,7 +51,7 @@ def inspect_audio(path: Path, rate: int) -> AudioInfo:
     missing = _missing_wav_bytes(path)
     if missing > 0:
         raise BadInput(f"truncated: its header promises {missing} more bytes")
-    return AudioInfo(frames, found)
+    return frames
 
 
 def _missing_wav_bytes(path: Path) -> int:
@@ -70,6 +67,35 @@ def _missing_wav_bytes(path: Path) -> int:
                 return 0 if size in (0, 0xFFFFFFFF) else size - (path.stat().st_size - file.tell())
             file.seek(size + size % 2, 1)
     return 0
+
+
+def read_sphere(path: Path) -> tuple[NDArray[np.int16], int]:
+    """Samples (T,) and sampling rate of a mono NIST SPHERE file: PCM of either byte order, mu-law or shorten.
+
+    Raises:
+        BadInput: not a SPHERE file, a coding or shape that is not supported, or truncated.
+    """
+    import desphere
+
+    try:
+        wav = desphere.transcode_bytes(path.read_bytes())
+    except desphere.DesphereError as error:
+        raise BadInput(f"not readable as NIST SPHERE ({error})") from None
+    samples, rate = soundfile.read(io.BytesIO(wav), dtype="int16", always_2d=True)
+    if samples.shape[1] != 1:
+        raise BadInput(f"has {samples.shape[1]} channels, expected 1")
+    return np.asarray(samples[:, 0], dtype=np.int16), int(rate)
+
+
+def write_flac(path: Path, samples: NDArray[np.int16], rate: int, comment: str = "") -> None:
+    """Writes samples (T,) as 16-bit mono FLAC, atomically; the same samples and comment give the same bytes."""
+    with (
+        atomic_path(path) as temporary,
+        soundfile.SoundFile(temporary, "w", rate, 1, "PCM_16", format="FLAC") as file,
+    ):
+        if comment:
+            file.comment = comment
+        file.write(samples)
 
 
 def raise_problems(problems: Sequence[str], what: str, advice: str) -> None:

@@ -131,9 +131,7 @@ class FeatureSet:
             ) from None
         if features.shape != (self.lengths[index], self.n_features):
             expected = (int(self.lengths[index]), self.n_features)
-            raise BadInput(
-                f"{self.path}: utterance {cut.id}: features are {features.shape}, expected {expected}"
-            )
+            raise BadInput(f"{self.path}: utterance {cut.id}: features are {features.shape}, expected {expected}")
         return features
 
     def _normalize(self, features: NDArray[np.float32], speaker: str) -> NDArray[np.float32]:
@@ -150,9 +148,7 @@ class FeatureSet:
         sums: dict[str, NDArray[np.float64]] = {}
         for index, speaker in enumerate(self.speakers):
             features = self._read(index).astype(np.float64)
-            part = np.stack(
-                [np.full(self.n_features, len(features)), features.sum(0), np.square(features).sum(0)]
-            )
+            part = np.stack([np.full(self.n_features, len(features)), features.sum(0), np.square(features).sum(0)])
             sums[speaker] = sums[speaker] + part if speaker in sums else part
         stats = {}
         for speaker, (count, first, second) in sums.items():
@@ -176,9 +172,7 @@ class FeatureSet:
             [self.speakers[index] for index in indexes],
         )
 
-    def plan(
-        self, max_frames: int, rng: np.random.Generator | None = None, one_copy: bool = False
-    ) -> list[list[int]]:
+    def plan(self, max_frames: int, rng: np.random.Generator | None = None, one_copy: bool = False) -> list[list[int]]:
         """Groups utterances of similar length into batches of at most `max_frames` padded frames.
 
         Args:
@@ -210,9 +204,7 @@ class FeatureSet:
         for index, utt in enumerate(self.utts):
             copies.setdefault(_SPEED_AFFIX.sub("", utt), []).append(index)
         draws = rng.random(len(copies))
-        return np.array(
-            [same[int(draw * len(same))] for same, draw in zip(copies.values(), draws, strict=True)]
-        )
+        return np.array([same[int(draw * len(same))] for same, draw in zip(copies.values(), draws, strict=True)])
 
 
 def batches(

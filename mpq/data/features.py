@@ -95,9 +95,7 @@ def extract(cuts_path: PathLike, out: Path, config: FeatureConfig, nj: int = 1) 
     ]
     paths: list[Path] = []
     problems: list[str] = []
-    for made in progress(
-        map_processes(_make_shard, shards, nj), len(shards), f"features (shards of {SHARD})"
-    ):
+    for made in progress(map_processes(_make_shard, shards, nj), len(shards), f"features (shards of {SHARD})"):
         if isinstance(made, Path):
             paths.append(made)
         else:
@@ -158,9 +156,7 @@ def _make_shard(shard: _Shard) -> Path | list[str]:
             except (AudioLoadingError, DurationMismatchError, OSError, RuntimeError, ValueError) as error:
                 if isinstance(error, OSError) and error.errno is not None:
                     raise  # a full disk is not the audio's fault
-                problems.append(
-                    f"utterance {cut.id}: {_source(cut)}: cannot be decoded ({_first_line(error)})"
-                )
+                problems.append(f"utterance {cut.id}: {_source(cut)}: cannot be decoded ({_first_line(error)})")
     if problems:
         return problems
     save_manifest(manifest, [_stored_at(cut, storage) for cut in made])
@@ -181,16 +177,14 @@ def _audio_problem(cut: MonoCut, rate: int) -> str | None:
         return f"utterance {cut.id}: has no recording"
     path = _source(cut)
     try:
-        frames = inspect_audio(Path(path), rate).frames
+        frames = inspect_audio(Path(path), rate)
     except BadInput as problem:
         return f"utterance {cut.id}: {path}: {problem}"
     if frames != cut.recording.num_samples:
         expected = cut.recording.num_samples
         return f"utterance {cut.id}: {path}: holds {frames} samples, its manifest says {expected}"
     if cut.duration < _SHORTEST:
-        return (
-            f"utterance {cut.id}: {path}: lasts {cut.duration:.4f} s, less than one window of {_SHORTEST} s"
-        )
+        return f"utterance {cut.id}: {path}: lasts {cut.duration:.4f} s, less than one window of {_SHORTEST} s"
     return None
 
 

@@ -41,24 +41,11 @@ def write_manifests(directory: Path, utterances: Sequence[Spoken], rate: int) ->
     Raises:
         BadInput: all that is wrong with ids, transcripts and audio files, in one message.
     """
-    problems = []
-    cuts: list[MonoCut] = []
-    seen: set[str] = set()
-    for item in sorted(utterances, key=lambda item: item.utt):
-        if item.utt in seen:
-            problems.append(f"utterance {item.utt}: the id is given twice")
-        seen.add(item.utt)
-        if not item.text.split():
-            problems.append(f"utterance {item.utt}: empty transcript")
-        try:
-            info = inspect_audio(item.audio, rate)
-        except BadInput as problem:
-            problems.append(f"utterance {item.utt}: {item.audio}: {problem}")
-        else:
-            cuts.append(_cut(item, info.frames, rate))
-    raise_problems(problems, str(directory), _ADVICE)
-    if not cuts:
+    raise_problems(find_problems(utterances, rate), str(directory), _ADVICE)
+    if not utterances:
         raise BadInput(f"{directory}: no utterances; check the folder of the corpus")
+    ordered = sorted(utterances, key=lambda item: item.utt)
+    cuts = [_cut(item, inspect_audio(item.audio, rate), rate) for item in ordered]
     save_manifest(directory / "recordings.jsonl.gz", [cut.recording for cut in cuts])
     save_manifest(directory / "supervisions.jsonl.gz", [cut.supervisions[0] for cut in cuts])
     write_text(directory / "text", {cut.id: cut.supervisions[0].text.split() for cut in cuts})
@@ -66,13 +53,28 @@ def write_manifests(directory: Path, utterances: Sequence[Spoken], rate: int) ->
     return CutSet.from_cuts(cuts)
 
 
+def find_problems(utterances: Sequence[Spoken], rate: int) -> list[str]:
+    """All that is wrong with ids, transcripts and audio files, one clause each."""
+    problems = []
+    seen: set[str] = set()
+    for item in utterances:
+        if item.utt in seen:
+            problems.append(f"utterance {item.utt}: the id is given twice")
+        seen.add(item.utt)
+        if not item.text.split():
+            problems.append(f"utterance {item.utt}: empty transcript")
+        try:
+            inspect_audio(item.audio, rate)
+        except BadInput as problem:
+            problems.append(f"utterance {item.utt}: {item.audio}: {problem}")
+    return problems
+
+
 def _cut(item: Spoken, frames: int, rate: int) -> MonoCut:
     """A cut that spans one whole file."""
     source = AudioSource(type="file", channels=[0], source=str(item.audio.resolve()))
     duration = frames / rate
-    recording = Recording(
-        id=item.utt, sources=[source], sampling_rate=rate, num_samples=frames, duration=duration
-    )
+    recording = Recording(id=item.utt, sources=[source], sampling_rate=rate, num_samples=frames, duration=duration)
     segment = SupervisionSegment(
         id=item.utt,
         recording_id=item.utt,
