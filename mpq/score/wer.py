@@ -45,14 +45,11 @@ class WerResult:
         return math.inf if self.errors else 0.0
 
     def __add__(self, other: WerResult) -> WerResult:
-        return WerResult(
-            self.words + other.words, self.ins + other.ins, self.dels + other.dels, self.subs + other.subs
-        )
+        return WerResult(self.words + other.words, self.ins + other.ins, self.dels + other.dels, self.subs + other.subs)
 
     def __str__(self) -> str:
         return (
-            f"%WER {self.rate:.2f} [ {self.errors} / {self.words}, "
-            f"{self.ins} ins, {self.dels} del, {self.subs} sub ]"
+            f"%WER {self.rate:.2f} [ {self.errors} / {self.words}, {self.ins} ins, {self.dels} del, {self.subs} sub ]"
         )
 
 

@@ -1,0 +1,37 @@
+"""Make the results table, the page and the size-versus-WER plot of a run.
+
+Reads   EXP/results.jsonl (one result record a line) and EXP/report.yaml, which may be missing:
+          title: heading                       summary: a sentence under it
+          synthetic: true                      if the speech is: this is then said wherever numbers are shown
+          tune_set: dev                        the set on which weights were tuned
+          facts: {Recipe: mini, Date: ...}     shown as they are
+          curves: [{title: ..., y_title: ..., metric: perplexity, files: {LSTM: lm/lstm/metrics.jsonl}}]
+Writes  EXP/RESULTS.md, EXP/report.html (one file, nothing fetched) and EXP/size_wer.png.
+
+Example:
+  mpq report egs/mini/exp
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of ``mpq report``."""
+    parser.add_argument("exp", type=str, metavar="EXP", help="folder of the run")
+
+
+def run(args: Namespace) -> None:
+    """Runs ``mpq report``."""
+    from mpq.score import load_report, make_table, print_table, write_report
+
+    exp = Path(args.exp)
+    report = load_report(exp)
+    write_report(exp, report)
+    print_table(make_table(report.records, report.tune_set))
+    systems = len({record.system for record in report.records})
+    note = "; the speech is synthetic" if report.synthetic else ""
+    print(f"report: {systems} systems{note}: {exp / 'RESULTS.md'}, {exp / 'report.html'}, {exp / 'size_wer.png'}")

@@ -1,0 +1,229 @@
+"""The report of a run: one HTML page that holds everything it shows."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from mpq.score.chart import Chart, Mark, render_chart
+from mpq.score.page_style import STYLE
+from mpq.score.plot import SizeWer, size_wer
+from mpq.score.records import FIRST_PASS, RESCORED, ResultRecord
+from mpq.score.table import EMPTY, FLOAT_BITS, SIGNIFICANCE, Table, format_p, make_table, verdict
+
+SYNTHETIC_NOTE = (
+    "This corpus is synthetic: the speech was made by a speech synthesizer. The numbers compare the systems "
+    "with each other; they say nothing about how well real speech would be recognized."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """Training curves in one chart: what the vertical axis shows, and ``(epoch, value)`` by name."""
+
+    title: str
+    y_title: str
+    lines: dict[str, list[tuple[float, float]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the report shows.
+
+    Attributes:
+        title: heading.
+        records: results, in the order of the table's rows.
+        summary: one or two sentences under the heading.
+        facts: what was run and on what, shown as it is: recipe, date, git commit, seed, hours of speech ...
+        synthetic: whether the speech is synthetic, which is then said plainly.
+        tune_set: set on which weights were tuned.
+        curves: training curves.
+    """
+
+    title: str
+    records: Sequence[ResultRecord]
+    summary: str = ""
+    facts: dict[str, str] = field(default_factory=dict)
+    synthetic: bool = False
+    tune_set: str = "dev"
+    curves: Sequence[Curves] = ()
+
+    @property
+    def test_set(self) -> str:
+        """The set that the plot and the highlights are about: the first one not tuned on."""
+        sets = dict.fromkeys(record.set for record in self.records)
+        return next((name for name in sets if name != self.tune_set), self.tune_set)
+
+
+def render_html(report: Report) -> str:
+    """The report as a self-contained HTML page."""
+    table = make_table(report.records, report.tune_set)
+    data = size_wer(report.records, report.test_set)
+    banner = f'<p class="banner" role="note">{_text(SYNTHETIC_NOTE)}</p>' if report.synthetic else ""
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{_text(report.title)}</title><style>{STYLE}</style></head><body><main>",
+        f'<h1>{_text(report.title)}</h1><p class="under">{_text(report.summary)}</p>{banner}',
+        _highlights(report),
+        _plot_section(data),
+        _table_section(table, report.records),
+        _curves_section(report.curves),
+        _columns_section(table),
+        _facts_section(report.facts),
+        "<footer>Made by <code>mpq report</code>.</footer></main></body></html>",
+    ]
+    return "\n".join(part for part in parts if part) + "\n"
+
+
+def highlights(report: Report) -> list[tuple[str, str, str]]:
+    """The few numbers that a reader wants first: name, value, and what to know about it."""
+    records = [record for record in report.records if record.set == report.test_set]
+    shown: list[tuple[str, str, str]] = []
+    first = next((record for record in records if record.role == FIRST_PASS), None)
+    if first is not None:
+        shown.append(
+            ("First pass", f"{first.wer:.2f} %", f"word errors on the {report.test_set} set with the n-gram model")
+        )
+    rescored = [record for record in records if record.role == RESCORED]
+    floats = [record for record in rescored if record.bits == FLOAT_BITS]
+    if floats:
+        best = min(floats, key=lambda record: record.wer)
+        told = verdict(best, records)
+        judged = f", {told} (p {format_p(best.p_first_pass)})" if told != EMPTY else ""
+        shown.append(("Best uncompressed", f"{best.wer:.2f} %", f"{best.system}{judged}"))
+    kept = [record for record in rescored if record.ratio and _keeps_up(record, records)]
+    if kept:
+        small = max(kept, key=lambda record: record.ratio or 0)
+        shown.append(
+            (
+                "Smaller, no significant loss",
+                f"{small.ratio:.1f} ×",
+                f"{small.system}: {small.wer:.2f} %, p {format_p(small.p_float32)} against float32",
+            )
+        )
+    if first is not None:
+        shown.append(("Test set", f"{first.words:,} words", f"{first.errors:,} of them wrong in the first pass"))
+    return shown
+
+
+def _keeps_up(record: ResultRecord, records: Sequence[ResultRecord]) -> bool:
+    """Whether a compressed system was tested and is not significantly worse than its float32 version."""
+    if record.p_float32 is None or record.bits == FLOAT_BITS:
+        return False
+    return record.p_float32 >= SIGNIFICANCE or verdict(record, records).startswith("better")
+
+
+def size_wer_chart(data: SizeWer) -> Chart:
+    """The plot of size against error rate, for the page."""
+    lines = {
+        family: [
+            Mark(
+                point.megabytes,
+                point.wer,
+                point.interval,
+                point.label,
+                f"{family} {point.label}: {point.megabytes:.2f} MB, {point.wer:.2f} %",
+            )
+            for point in points
+        ]
+        for family, points in data.families.items()
+    }
+    return Chart("size of the model file, MB", f"{data.set} word error rate, %", lines, data.levels, log_x=True)
+
+
+def _highlights(report: Report) -> str:
+    cards = [
+        f'<div class="highlight"><span class="name">{_text(name)}</span><b>{_text(value)}</b>'
+        f'<span class="more">{_text(more)}</span></div>'
+        for name, value, more in highlights(report)
+    ]
+    return f'<div class="highlights">{"".join(cards)}</div>' if cards else ""
+
+
+def _plot_section(data: SizeWer) -> str:
+    if not data.families:
+        return ""
+    note = (
+        "Each point is a language model: further left is smaller, lower is better. The bars are 95 % "
+        "intervals of the word error rate; those of two models may overlap although a matched pairs test "
+        "tells them apart."
+    )
+    return (
+        f'<section><h2>Size against word error rate</h2><p class="note">{note}</p>{_legend(data.families)}'
+        f'<div class="wide">{render_chart(size_wer_chart(data))}</div></section>'
+    )
+
+
+def _table_section(table: Table, records: Sequence[ResultRecord]) -> str:
+    heads = "".join(
+        f'<th scope="col"{_number_class(column.numeric)}>{_text(column.title)}</th>' for column in table.columns
+    )
+    lines = []
+    family: str | None = None
+    for row, cells in zip(table.rows, table.cells(), strict=True):
+        record = row.any
+        classes = ["reference"] if record.role != RESCORED else []
+        if record.family != family:
+            classes.append("family")
+        family = record.family
+        line = "".join(
+            f"<td{_number_class(column.numeric)}>{_cell(column.title, text)}</td>"
+            for column, text in zip(table.columns, cells, strict=True)
+        )
+        lines.append(f'<tr class="{" ".join(classes)}">{line}</tr>')
+    return (
+        f'<section><h2>Results</h2><div class="scroll"><table><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div></section>"
+    )
+
+
+def _cell(title: str, text: str) -> str:
+    """A cell's text; a verdict gets a colour."""
+    if not title.startswith("Verdict") or text == EMPTY:
+        return _text(text)
+    kind = next((word for word in ("better", "worse") if text.startswith(word)), "")
+    return f'<span class="pill {kind}">{_text(text)}</span>'
+
+
+def _curves_section(curves: Sequence[Curves]) -> str:
+    figures = []
+    for item in curves:
+        lines = {
+            name: [Mark(x, y, hint=f"{name}, epoch {x:g}: {y:.4g}") for x, y in points]
+            for name, points in item.lines.items()
+        }
+        drawing = render_chart(Chart("epoch", item.y_title, lines, width=520, height=320))
+        figures.append(f"<figure><h3>{_text(item.title)}</h3>{_legend(lines)}{drawing}</figure>")
+    if not figures:
+        return ""
+    return f'<section><h2>Training</h2><div class="charts">{"".join(figures)}</div></section>'
+
+
+def _columns_section(table: Table) -> str:
+    items = "".join(
+        f"<dt>{_text(column.title)}</dt><dd>{_text(column.meaning)}</dd>" for column in table.columns if column.meaning
+    )
+    return f"<section><h2>What the columns mean</h2><dl>{items}</dl></section>"
+
+
+def _facts_section(facts: dict[str, str]) -> str:
+    if not facts:
+        return ""
+    items = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts.items())
+    return f"<section><h2>What was run</h2><dl>{items}</dl></section>"
+
+
+def _legend(names: Iterable[str]) -> str:
+    items = "".join(f'<span><i class="s{index % 6}"></i>{_text(name)}</span>' for index, name in enumerate(names))
+    return f'<div class="legend">{items}</div>'
+
+
+def _number_class(numeric: bool) -> str:
+    return ' class="number"' if numeric else ""
+
+
+def _text(text: str) -> str:
+    return html.escape(text)
