@@ -25,8 +25,12 @@ MINUTES = 48 * 60
 
 
 def run_command(command: list[str], folder: str) -> int:
-    """Runs on the node: the command's exit status, 128 + N where signal N ended it."""
-    status = subprocess.call(command, cwd=folder, stdin=subprocess.DEVNULL)
+    """Runs on the node: the command's exit status, 128 + N where signal N ended it, 127 where it cannot run."""
+    try:
+        status = subprocess.call(command, cwd=folder, stdin=subprocess.DEVNULL)
+    except OSError as error:
+        print(f"cannot run {command[0]}: {error.strerror}", flush=True)
+        return 127
     return status if status >= 0 else 128 - status
 
 
@@ -74,25 +78,19 @@ def wait(job: submitit.Job[int], cluster: str) -> int:
     for tail in tails:
         tail.copy()
     if not job.paths.result_pickle.exists():
-        print(
-            f"job {job.job_id} ended without a result (state {job.state}); see {job.paths.stderr}", flush=True
-        )
+        print(f"job {job.job_id} ended without a result (state {job.state}); see {job.paths.stderr}", flush=True)
         return 1
     return job.result()
 
 
 def main() -> int:
     """Submits, waits, cancels when told to end."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--log-dir", required=True, help="folder for the job's script, output and result")
     parser.add_argument("--name", default="mpq")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gpus", type=int, default=0)
-    parser.add_argument(
-        "--cluster", choices=("slurm", "local"), default="slurm", help="local: no SLURM, for tests"
-    )
+    parser.add_argument("--cluster", choices=("slurm", "local"), default="slurm", help="local: no SLURM, for tests")
     parser.add_argument("command", nargs="+")
     args = parser.parse_args()
 

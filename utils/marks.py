@@ -66,9 +66,7 @@ def fingerprint(path: Path, known: Fingerprint | None = None) -> Fingerprint:
     """
     stat = path.stat()
     if path.is_dir():
-        lines = sorted(
-            f"{file.relative_to(path)}\t{file.stat().st_size}" for file in path.rglob("*") if file.is_file()
-        )
+        lines = sorted(f"{file.relative_to(path)}\t{file.stat().st_size}" for file in path.rglob("*") if file.is_file())
         return Fingerprint(len(lines), 0, hashlib.sha256("\n".join(lines).encode()).hexdigest())
     if (
         known is not None
@@ -121,9 +119,7 @@ def shorten(words: Sequence[str], limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def what_changed(
-    mark: Mark, command: list[str], inputs: dict[str, Path], outputs: dict[str, Path]
-) -> str | None:
+def what_changed(mark: Mark, command: list[str], inputs: dict[str, Path], outputs: dict[str, Path]) -> str | None:
     """Names the first thing that differs from what the mark says; None where nothing does.
 
     Args:

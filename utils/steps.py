@@ -97,13 +97,9 @@ def parse_step(words: list[str]) -> Step:
     """One step from its words; see the top of the file."""
     step = Step(words[0] if words else "")
     if not step.name or step.name.startswith("-") or "/" in step.name:
-        raise StepError(
-            f"'{step.name}' is no name for a step: step NAME [--in FILE...] [--out FILE...] -- COMMAND..."
-        )
+        raise StepError(f"'{step.name}' is no name for a step: step NAME [--in FILE...] [--out FILE...] -- COMMAND...")
     if "--" not in words:
-        raise StepError(
-            f"{step.name}: no ' -- COMMAND' (step NAME [--in FILE...] [--out FILE...] -- COMMAND...)"
-        )
+        raise StepError(f"{step.name}: no ' -- COMMAND' (step NAME [--in FILE...] [--out FILE...] -- COMMAND...)")
     end = words.index("--")
     step.command = words[end + 1 :]
     if not step.command:
@@ -117,9 +113,7 @@ def parse_step(words: list[str]) -> Step:
         elif option and word.isdecimal():
             setattr(step, "threads" if option == "--threads" else "gpus", int(word))
         else:
-            raise StepError(
-                f"{step.name}: '{word}' is not understood; known are --in --out --threads --gpu --"
-            )
+            raise StepError(f"{step.name}: '{word}' is not understood; known are --in --out --threads --gpu --")
     return step
 
 
@@ -212,9 +206,7 @@ class Runner:
             try:
                 known.inputs[name] = fingerprint(path)
             except OSError as error:
-                raise StepError(
-                    f"{step.name}: input {path}: {error.strerror}; run the stage that makes it"
-                ) from None
+                raise StepError(f"{step.name}: input {path}: {error.strerror}; run the stage that makes it") from None
         self.mark_path(step).unlink(missing_ok=True)
         taken, self.free_gpus = self.free_gpus[: step.gpus], self.free_gpus[step.gpus :]
         threads = step.threads or threads
@@ -308,9 +300,7 @@ class Runner:
             how += " (out of memory?)" if status == -signal.SIGKILL else ""
             status = 128 - status
         where = f"log: {self.log_path(run.step)}"
-        raise StepError(
-            f"stage {self.stage}: {run.step.name} {how}: {run.last_line or 'no output'} ({where})", status
-        )
+        raise StepError(f"stage {self.stage}: {run.step.name} {how}: {run.last_line or 'no output'} ({where})", status)
 
     def end_all(self) -> None:
         """Ends what still runs, first kindly."""

@@ -30,9 +30,7 @@ def subcommands() -> dict[str, Path]:
     """Names of the subcommands and their files; imports nothing."""
     names = sorted(module.name for module in pkgutil.iter_modules([str(FOLDER)]))
     return {
-        name.replace("_", "-"): FOLDER / f"{name}.py"
-        for name in names
-        if not name.startswith("_") and name != "main"
+        name.replace("_", "-"): FOLDER / f"{name}.py" for name in names if not name.startswith("_") and name != "main"
     }
 
 
@@ -61,9 +59,7 @@ def run_subcommand(name: str, words: Sequence[str]) -> None:
     parser = Parser(prog=f"mpq {name}", description=module.__doc__)
     module.add_arguments(parser)
     if "--config" not in parser._option_string_actions:
-        parser.add_argument(
-            "--config", action="config", metavar="FILE", help="YAML file with any of these options"
-        )
+        parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these options")
     args = parser.parse(words)
     module.run(args)
     sys.stdout.flush()

@@ -1,0 +1,218 @@
+"""The command `mpq`: finding subcommands, help, and errors of the user as one line with status 2."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+TOY = '''"""Try the command line.
+
+Reads   nothing.
+Example:
+  mpq toy-tool --lr 0.1
+"""
+import errno
+import time
+from typing import Literal, Optional
+
+from mpq.io import BadInput
+
+
+def add_arguments(parser):
+    parser.add_argument("--lr", type=float, default=0.5, help="learning rate")
+    parser.add_argument("--kind", type=Literal["a", "b"], default="a", help="which")
+    parser.add_argument("--model.layers", type=int, default=2, help="number of layers")
+    parser.add_argument("--fail", type=Optional[str], default=None, help="how to fail")
+
+
+def run(args):
+    if args.fail == "bad":
+        raise BadInput("a.txt:3: 'x': expected a number;\\n see --help")
+    if args.fail == "full":
+        raise OSError(errno.ENOSPC, "No space left on device", "out.txt")
+    if args.fail == "missing":
+        open("/no/such/file")
+    if args.fail == "bug":
+        raise ValueError("a bug")
+    if args.fail == "interrupt":
+        raise KeyboardInterrupt
+    if args.fail == "wait":
+        try:
+            print("up", flush=True)
+            time.sleep(60)
+        finally:
+            print("cleaned", flush=True)
+    if args.fail == "lines":
+        for i in range(200_000):
+            print(i)
+    print(f"lr {args.lr} kind {args.kind} layers {args.model.layers}")
+'''
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    """A copy of the command with the subcommand `toy-tool`, and one that must not be imported."""
+    (tmp_path / "mpq" / "cli").mkdir(parents=True)
+    for name in ("__init__.py", "__main__.py", "cli/__init__.py", "cli/main.py", "cli/_parser.py"):
+        (tmp_path / "mpq" / name).write_text((ROOT / "mpq" / name).read_text())
+    (tmp_path / "mpq" / "io").symlink_to(ROOT / "mpq" / "io")
+    (tmp_path / "mpq" / "cli" / "toy_tool.py").write_text(TOY)
+    (tmp_path / "mpq" / "cli" / "broken.py").write_text('"""Break when imported."""\nraise SystemExit("imported")\n')
+    return tmp_path
+
+
+def run_toy(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mpq", *words],
+        cwd=folder,
+        env=dict(os.environ, PYTHONPATH=str(folder)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_help_lists_subcommands_without_importing_them(toy: Path) -> None:
+    shown = run_toy(toy, "--help")
+    assert shown.returncode == 0, shown.stderr
+    assert "  toy-tool     Try the command line.\n" in shown.stdout
+    assert "  broken       Break when imported.\n" in shown.stdout
+    assert "main" not in shown.stdout.split() and "_parser" not in shown.stdout
+
+
+def test_no_words_show_help_and_fail(toy: Path) -> None:
+    shown = run_toy(toy)
+    assert shown.returncode == 2
+    assert shown.stdout == run_toy(toy, "--help").stdout
+
+
+def test_version(toy: Path) -> None:
+    assert run_toy(toy, "--version").stdout == "mpq 0.1.0\n"
+
+
+def test_help_of_a_subcommand(toy: Path) -> None:
+    shown = run_toy(toy, "toy-tool", "--help").stdout
+    assert "\nReads   nothing.\nExample:\n  mpq toy-tool --lr 0.1\n" in shown
+    assert "learning rate (type: float, default: 0.5)" in shown
+    assert "--config FILE" in shown
+
+
+def test_config_and_command_line(toy: Path) -> None:
+    (toy / "c.yaml").write_text("lr: 0.25\nmodel:\n  layers: 3\n")
+    done = run_toy(toy, "toy-tool", "--config", "c.yaml", "--kind", "b")
+    assert done.stdout == "lr 0.25 kind b layers 3\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["toy-tol"], "mpq: error: no command 'toy-tol'; did you mean 'toy-tool'?; mpq --help lists them"),
+        (["--versoin"], "mpq: error: no option '--versoin'; mpq --help lists them"),
+        (["toy-tool", "--lrr", "3"], "mpq toy-tool: error: no option '--lrr'; did you mean '--lr'?; see {}"),
+        (["toy-tool", "--kin=a"], "mpq toy-tool: error: no option '--kin'; did you mean '--kind'?; see {}"),
+        (["toy-tool", "extra"], "mpq toy-tool: error: no argument 'extra'; see {}"),
+        (["toy-tool", "--lr", "x"], "mpq toy-tool: error: lr: Expected a float, got 'x'; see {}"),
+        (["toy-tool", "--kind", "c"], "mpq toy-tool: error: kind: Expected one of 'a', 'b', got 'c'; see {}"),
+        (["toy-tool", "--lr"], "mpq toy-tool: error: argument --lr: expected one argument; see {}"),
+    ],
+)
+def test_wrong_words(toy: Path, words: list[str], message: str) -> None:
+    failed = run_toy(toy, *words)
+    assert failed.returncode == 2
+    assert failed.stderr == message.format("mpq toy-tool --help") + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lrr: 3\n", "c.yaml: no key 'lrr'; did you mean 'lr'?"),
+        ("model:\n  layer: 3\n", "c.yaml: no key 'model.layer'; did you mean 'model.layers'?"),
+        ("lr: fast\n", "c.yaml: lr: Expected a float, got 'fast'"),
+        ("model:\n  layers: 2.5\n", "c.yaml: model.layers: Expected a int, got '2.5'"),
+        ("lr: [\n", "line 2, column 1"),
+        (None, "c.yaml"),
+    ],
+)
+def test_wrong_config(toy: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (toy / "c.yaml").write_text(text)
+    failed = run_toy(toy, "toy-tool", "--config", "c.yaml")
+    assert failed.returncode == 2
+    assert message in failed.stderr
+    assert failed.stderr.startswith("mpq toy-tool: error: ") and failed.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "line"),
+    [
+        ("bad", "mpq toy-tool: error: a.txt:3: 'x': expected a number; see --help"),
+        (
+            "full",
+            "mpq toy-tool: error: out.txt: No space left on device; free some space and run the same command again",
+        ),
+        ("missing", "mpq toy-tool: error: /no/such/file: No such file or directory; check the path"),
+    ],
+)
+def test_errors_of_the_user_are_one_line(toy: Path, how: str, line: str) -> None:
+    failed = run_toy(toy, "toy-tool", "--fail", how)
+    assert (failed.returncode, failed.stdout, failed.stderr) == (2, "", line + "\n")
+
+
+def test_debug_shows_where_it_comes_from(toy: Path) -> None:
+    for words in (["--debug", "toy-tool"], ["toy-tool", "--debug"]):
+        failed = run_toy(toy, *words, "--fail", "bad")
+        assert "Traceback" in failed.stderr and "BadInput" in failed.stderr
+
+
+def test_a_bug_is_not_hidden(toy: Path) -> None:
+    failed = run_toy(toy, "toy-tool", "--fail", "bug")
+    assert failed.returncode == 1
+    assert "Traceback" in failed.stderr
+
+
+def test_interrupt(toy: Path) -> None:
+    failed = run_toy(toy, "toy-tool", "--fail", "interrupt")
+    assert (failed.returncode, failed.stderr) == (130, "mpq toy-tool: stopped\n")
+
+
+def test_terminated_command_cleans_up(toy: Path) -> None:
+    command = [sys.executable, "-m", "mpq", "toy-tool", "--fail", "wait"]
+    env = dict(os.environ, PYTHONPATH=str(toy))
+    with subprocess.Popen(command, cwd=toy, env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        started = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.read() == "cleaned\n"
+    assert process.returncode == 143
+    assert time.monotonic() - started < 30
+
+
+def test_closed_pipe_is_silent(toy: Path) -> None:
+    command = f"{sys.executable} -m mpq toy-tool --fail lines | head -n 1; echo ${{PIPESTATUS[0]}}"
+    env = dict(os.environ, PYTHONPATH=str(toy))
+    done = subprocess.run(["bash", "-c", command], cwd=toy, env=env, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("0\n141\n", "")
+
+
+def test_every_subcommand_has_help_with_an_example(mpq_cli: Cli) -> None:
+    listed = mpq_cli("--help").stdout.partition("commands:\n")[2].partition("\n\n")[0]
+    names = [line.split()[0] for line in listed.splitlines()]
+    assert "score" in names
+    for line, name in zip(listed.splitlines(), names, strict=True):
+        assert len(line.split()) > 2, f"mpq {name} has no summary"
+        shown = mpq_cli(name, "--help")
+        assert shown.returncode == 0, shown.stderr
+        assert "Reads " in shown.stdout, f"mpq {name} --help does not say what it reads"
+        assert "Writes " in shown.stdout or "Prints " in shown.stdout, f"mpq {name} --help: what does it write?"
+        assert f"\n  mpq {name} " in shown.stdout, f"mpq {name} --help shows no example"
