@@ -108,13 +108,9 @@ def read_lines(path: PathLike) -> Iterator[tuple[int, str]]:
                 yield number, line.rstrip("\n")
         except UnicodeDecodeError as error:
             byte = error.object[error.start]
-            raise BadInput(
-                f"{path}: after line {number}: byte 0x{byte:02x} is not UTF-8; convert it"
-            ) from None
+            raise BadInput(f"{path}: after line {number}: byte 0x{byte:02x} is not UTF-8; convert it") from None
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise BadInput(
-                f"{path}: after line {number}: broken gzip data ({error}); write it again"
-            ) from None
+            raise BadInput(f"{path}: after line {number}: broken gzip data ({error}); write it again") from None
 
 
 def sha256_file(path: PathLike) -> str:
@@ -170,9 +166,7 @@ def read_yaml(path: PathLike) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise BadInput(
-            f"{path}: expected 'key: value' lines at the top level, found a {type(content).__name__}"
-        )
+        raise BadInput(f"{path}: expected 'key: value' lines at the top level, found a {type(content).__name__}")
     return content
 
 

@@ -55,10 +55,11 @@ def read_lattices(path: PathLike, symbols: SymbolTable | None = None) -> Iterato
         source = _Source(path, stream)
         seen: set[str] = set()
         while utt := source.key():
+            is_text = source.is_text()
             if utt in seen:
                 source.fail("is given twice; every id must be unique")
             seen.add(utt)
-            lattice = _read_text(source, symbols) if source.is_text() else _read_binary(source)
+            lattice = _read_text(source, symbols) if is_text else _read_binary(source)
             if symbols is not None:
                 unknown = set(lattice.labels.tolist()) - symbols.words.keys()
                 if unknown:
@@ -133,9 +134,7 @@ class _Source:
             self.line_number += 1
             return True
         if first + self.read(3) != _FST_MAGIC:
-            self.fail(
-                "neither a new line nor the magic number of an FST follows the id; is this a lattice archive?"
-            )
+            self.fail("neither a new line nor the magic number of an FST follows the id; is this a lattice archive?")
         self.line_number = 0
         return False
 
@@ -162,7 +161,7 @@ def _read_text(source: _Source, symbols: SymbolTable | None) -> Lattice:
     for source.line_number, row in rows:
         try:
             _add_row(builder, row, plain, symbols)
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, OverflowError, struct.error):
             kind = "Lattice" if plain else "CompactLattice"
             source.fail(f"{' '.join(row)[:80]!r} is not a line of a {kind}")
     source.line_number = last_line
@@ -170,7 +169,7 @@ def _read_text(source: _Source, symbols: SymbolTable | None) -> Lattice:
 
 
 def _add_row(builder: LatticeBuilder, row: list[str], plain: bool, symbols: SymbolTable | None) -> None:
-    """Add the arc or final state of one line; ValueError or KeyError if it is neither."""
+    """Add the arc or final state of one line; an exception if it is neither."""
     state = _state(row[0])
     if len(row) <= 2:
         builder.set_final(state, _weight(row[1], plain) if len(row) == 2 else _ONE)
@@ -192,9 +191,9 @@ def _state(field: str) -> int:
 
 
 def _weight(field: str, plain: bool) -> Weight:
-    """Parse ``graph,acoustic`` or ``graph,acoustic,id_id_id``; costs must be finite."""
+    """Parse ``graph,acoustic`` or ``graph,acoustic,id_id_id``; costs must be finite in single precision."""
     costs, string = (field, "") if plain else field.rsplit(",", 1)
-    graph, acoustic = map(float, costs.split(","))
+    graph, acoustic = _COSTS.unpack(_COSTS.pack(*map(float, costs.split(","))))
     if not (math.isfinite(graph) and math.isfinite(acoustic)):
         raise ValueError(field)
     return graph, acoustic, tuple(map(int, string.split("_"))) if string else ()
@@ -229,9 +228,7 @@ def _read_binary(source: _Source) -> Lattice:
     """Read one ``VectorFst``, whose magic number is already taken."""
     fst_type, arc_type = _read_string(source), _read_string(source)
     if fst_type != "vector" or arc_type not in _ARC_TYPES:
-        source.fail(
-            f"an FST of type {fst_type!r} with arcs {arc_type!r}; expected a CompactLattice or Lattice"
-        )
+        source.fail(f"an FST of type {fst_type!r} with arcs {arc_type!r}; expected a CompactLattice or Lattice")
     _, flags, _, start, n_states, _ = _HEADER_END.unpack(source.read(_HEADER_END.size))
     if flags & _HAS_SYMBOLS:
         source.fail("holds symbol tables of its own; write it without them")
@@ -284,9 +281,7 @@ def _write_binary(file: IO[bytes], lattice: Lattice) -> None:
     for name in (b"vector", b"compactlattice44"):
         file.write(_INT.pack(len(name)) + name)
     version, flags = 2, 0
-    file.write(
-        _HEADER_END.pack(version, flags, _EXPANDED_MUTABLE, lattice.start, lattice.n_states, lattice.n_arcs)
-    )
+    file.write(_HEADER_END.pack(version, flags, _EXPANDED_MUTABLE, lattice.start, lattice.n_states, lattice.n_arcs))
     arcs: list[list[bytes]] = [[] for _ in range(lattice.n_states)]
     rows = zip(
         lattice.src.tolist(),
@@ -313,7 +308,5 @@ def _arc_weights(lattice: Lattice) -> Iterable[Weight]:
 
 
 def _finals(lattice: Lattice) -> dict[int, Weight]:
-    weights = zip(
-        lattice.final_graph.tolist(), lattice.final_acoustic.tolist(), lattice.final_strings, strict=True
-    )
+    weights = zip(lattice.final_graph.tolist(), lattice.final_acoustic.tolist(), lattice.final_strings, strict=True)
     return dict(zip(lattice.final_states.tolist(), weights, strict=True))

@@ -15,7 +15,7 @@ from mpq.io.errors import BadInput
 from mpq.io.files import PathLike, atomic_write
 from mpq.io.nbest import Hyp, NBest
 from mpq.io.symbols import SymbolTable
-from mpq.io.text import read_text
+from mpq.io.text import read_text, split_words
 
 
 def read_kaldi_nbest(folder: PathLike, symbols: SymbolTable | None = None) -> Iterator[NBest]:
@@ -53,7 +53,7 @@ def write_kaldi_nbest(folder: PathLike, nbests: Iterable[NBest]) -> None:
         for nbest in nbests:
             for rank, hyp in enumerate(nbest.hyps, start=1):
                 key = f"{nbest.utt}-{rank}"
-                texts.write(f"{key} {hyp.text}".rstrip() + "\n")
+                texts.write(" ".join([key, *split_words(hyp.text)]) + "\n")
                 # "0.0 -" makes the cost of a zero score 0.0, not -0.0
                 acoustic.write(f"{key} {0.0 - hyp.am!r}\n")
                 graph.write(f"{key} {0.0 - hyp.lm!r}\n")
@@ -71,9 +71,7 @@ def _read_words(root: Path, symbols: SymbolTable | None) -> dict[str, list[str]]
     for key, text in numbers.items():
         unknown = next((number for number in text if number not in known), None)
         if unknown is not None:
-            raise BadInput(
-                f"{path}: hypothesis {key!r}: {unknown!r} is not a word number of the symbol table"
-            )
+            raise BadInput(f"{path}: hypothesis {key!r}: {unknown!r} is not a word number of the symbol table")
     return {key: [known[number] for number in text] for key, text in numbers.items()}
 
 
@@ -90,7 +88,5 @@ def _read_costs(path: Path, keys: Iterable[str]) -> dict[str, float]:
     odd = sorted(costs.keys() ^ set(keys))
     if odd:
         where = "has a cost but no words" if odd[0] in costs else "has no cost"
-        raise BadInput(
-            f"{path}: hypothesis {odd[0]!r} {where} ({len(odd)} such); the files must hold the same ids"
-        )
+        raise BadInput(f"{path}: hypothesis {odd[0]!r} {where} ({len(odd)} such); the files must hold the same ids")
     return costs

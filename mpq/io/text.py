@@ -26,9 +26,7 @@ def read_text(path: PathLike) -> dict[str, list[str]]:
     texts: dict[str, list[str]] = {}
     for number, line in read_lines(path):
         if not line or line[0] in " \t\r\f\v":
-            raise BadInput(
-                f"{path}:{number}: no utterance id before {line[:40]!r}; expected 'utt-id word ...'"
-            )
+            raise BadInput(f"{path}:{number}: no utterance id before {line[:40]!r}; expected 'utt-id word ...'")
         utt, *words = split_words(line)
         if utt in texts:
             raise BadInput(f"{path}:{number}: utterance {utt!r} is given twice; every id must be unique")
@@ -42,7 +40,5 @@ def write_text(path: PathLike, texts: Mapping[str, Iterable[str]]) -> None:
         for utt, words in texts.items():
             line = " ".join([utt, *words])
             if split_words(line) != [utt, *words]:
-                raise BadInput(
-                    f"{path}: utterance {utt!r}: empty id or word, or a blank in one: {line[:80]!r}"
-                )
+                raise BadInput(f"{path}: utterance {utt!r}: empty id or word, or a blank in one: {line[:80]!r}")
             file.write(line + "\n")

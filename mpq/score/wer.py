@@ -126,7 +126,7 @@ def write_alignments(path: PathLike, alignments: Mapping[str, Sequence[Pair]]) -
             widths = [max(len(r), len(h)) for r, h in zip(ref, hyp, strict=True)]
             for name, cells in (("ref", ref), ("hyp", hyp), ("op ", [pair.op for pair in pairs])):
                 padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-                file.write(f"{utt} {name}  {'  '.join(padded)}".rstrip() + "\n")
+                file.write(f"{utt} {name}  {'  '.join(padded)}".rstrip(" ") + "\n")
             result = count(pairs)
             correct = result.words - result.subs - result.dels
             file.write(f"{utt} #csid {correct} {result.subs} {result.ins} {result.dels}\n")
