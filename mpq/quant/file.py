@@ -105,9 +105,7 @@ def save_model(
     planned = {name for name in shapes if plan.precision(name) is not None}
     if planned != weights.keys():
         names = ", ".join(sorted(planned ^ weights.keys()))
-        raise ValueError(
-            f"plan and model disagree on what is quantized ({names}); call quantize_model(model, plan)"
-        )
+        raise ValueError(f"plan and model disagree on what is quantized ({names}); call quantize_model(model, plan)")
     tensors = {name: tensor.detach() for name, tensor in _float_tensors(model).items()}
     for name, (codes, scale) in weights.items():
         precision = plan.precision(name)
@@ -116,9 +114,7 @@ def save_model(
         tensors[f"{name}.scale"] = scale.to(SCALE_DTYPE)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise BadInput(
-                f"{path}: {name} holds NaN or infinity: training diverged; lower the learning rate"
-            )
+            raise BadInput(f"{path}: {name} holds NaN or infinity: training diverged; lower the learning rate")
     content = {
         "sha256": "0" * 64,
         "format_version": FORMAT_VERSION,
@@ -171,13 +167,9 @@ def read_model_file(path: PathLike) -> ModelFile:
         data = file.read()
     start, end = _digest_place(data)
     if not start:
-        raise BadInput(
-            f"{path}: not an mpq model file, or damaged; expected what `mpq train-lm` or `quantize` wrote"
-        )
+        raise BadInput(f"{path}: not an mpq model file, or damaged; expected what `mpq train-lm` or `quantize` wrote")
     if _digest(data, start, end) != data[start:end]:
-        raise BadInput(
-            f"{path}: cut short or altered ({len(data)} bytes do not match their checksum); copy it again"
-        )
+        raise BadInput(f"{path}: cut short or altered ({len(data)} bytes do not match their checksum); copy it again")
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         content = json.loads(header["__metadata__"]["mpq"])

@@ -59,19 +59,20 @@ def int_linear(
         (..., N) float32.
     """
     if surrogate is None or not torch.is_grad_enabled():
-        return _product(x, codes, scale, bias)[0]
+        return int_product(x, codes, scale, bias)[0]
     result: Tensor = _IntLinear.apply(x, codes, scale, bias, surrogate)  # type: ignore[no-untyped-call]
     return result
 
 
-def _product(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def int_product(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """The forward pass of `int_linear`, and the int8 rows (M, K) with their scales (M, 1)."""
     rows, row_scale = int8_rows(x.reshape(-1, x.shape[-1]))
     width = codes.shape[1] // scale.shape[1]
-    out = int_matmul(rows[:, :width], codes[:, :width]).to(torch.float32) * scale[:, 0]
+    # converting first: torch's product of an int32 and a float32 tensor is 30 times slower
+    out = int_matmul(rows[:, :width], codes[:, :width]).to(torch.float32).mul_(scale[:, 0])
     for g in range(1, scale.shape[1]):
         columns = slice(g * width, (g + 1) * width)
-        out += int_matmul(rows[:, columns], codes[:, columns]).to(torch.float32) * scale[:, g]
+        out += int_matmul(rows[:, columns], codes[:, columns]).to(torch.float32).mul_(scale[:, g])
     out *= row_scale
     if bias is not None:
         out += bias
@@ -83,7 +84,7 @@ class _IntLinear(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx, x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, surrogate: Tensor
     ) -> Tensor:
-        out, rows, row_scale = _product(x, codes, scale, bias)
+        out, rows, row_scale = int_product(x, codes, scale, bias)
         ctx.save_for_backward(rows, row_scale, surrogate)
         return out
 
@@ -94,7 +95,7 @@ class _IntLinear(torch.autograd.Function):
         flat = grad.reshape(-1, grad.shape[-1])
         grad_x = grad @ surrogate if ctx.needs_input_grad[0] else None
         grad_bias = flat.sum(0) if ctx.needs_input_grad[3] else None
-        grad_weight = flat.t() @ (rows * row_scale) if ctx.needs_input_grad[4] else None
+        grad_weight = flat.t() @ rows.to(torch.float32).mul_(row_scale) if ctx.needs_input_grad[4] else None
         return grad_x, None, None, grad_bias, grad_weight
 
 

@@ -61,9 +61,7 @@ class QuantModule(nn.Module):
         """Take over the parameters of the float layer."""
         for name, parameter in original.named_parameters(recurse=False):
             self.register_parameter(name, parameter)
-        self.weight_shapes = {
-            name: tuple(original.get_parameter(name).shape) for name in weight_names(original)
-        }
+        self.weight_shapes = {name: tuple(original.get_parameter(name).shape) for name in weight_names(original)}
         self.projectors = dict(projectors)
         self.a_bits = a_bits
         self.train(original.training)
@@ -148,9 +146,7 @@ class QuantLSTM(QuantModule):
 
     bidirectional, proj_size, batch_first = False, 0, True
 
-    def __init__(
-        self, lstm: nn.LSTM | QuantLSTM, projectors: Mapping[str, Projector], a_bits: int = 8
-    ) -> None:
+    def __init__(self, lstm: nn.LSTM | QuantLSTM, projectors: Mapping[str, Projector], a_bits: int = 8) -> None:
         super().__init__()
         if lstm.bidirectional or lstm.proj_size or not lstm.batch_first:
             raise ValueError(f"{lstm}: expected batch_first=True, not bidirectional, proj_size=0")

@@ -6,13 +6,13 @@ time is written by hand: one small product a step, and one large product for the
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from mpq.quant.integer import _product
+from mpq.quant.integer import int_product
 from mpq.quant.table import Quantized
 
 
@@ -32,43 +32,60 @@ def recurrence(
         hidden rows (T, N, H), and the state (N, H), (N, H) after the last step.
     """
     if surrogate is None or not torch.is_grad_enabled():
-        h_all, c_all, _ = _run(gates, h, c, weight, None)
+        h_all, c_all = _run(gates, h, c, weight)[:2]
     else:
         h_all, c_all = _Recurrence.apply(gates, h, c, weight, surrogate)  # type: ignore[no-untyped-call]
     return h_all, h_all[-1], c_all[-1]
 
 
-def _run(
-    gates: Tensor, h: Tensor, c: Tensor, weight: Quantized | Tensor, seen: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden and cell rows (T, N, H) of every step, and the activated gates (T, N, 4H).
+class _Steps(NamedTuple):
+    """What the forward pass leaves behind, (T, N, ·)."""
 
-    ``seen`` (T, N, H), where given, is filled with the hidden rows as the product saw them.
-    """
-    steps, batch, width = gates.shape
+    h: Tensor
+    c: Tensor
+    tanh_c: Tensor
+    active: Tensor  # gates after their nonlinearity, (T, N, 4H)
+
+
+def _run(gates: Tensor, h: Tensor, c: Tensor, weight: Quantized | Tensor, seen: Tensor | None = None) -> _Steps:
+    """All steps of `recurrence`; ``seen`` (T, N, H), where given, takes h[t-1] as the product saw it."""
+    n_steps, batch, width = gates.shape
     size = width // 4
-    # sigmoid(x) = tanh(x / 2) / 2 + 1 / 2: one tanh serves all gates, and unlike torch's vectorised sigmoid
-    # its result for an element does not depend on where in the tensor the element stands
-    half = torch.full((width,), 0.5, device=gates.device)
-    half[2 * size : 3 * size] = 1.0
-    shift = 1.0 - half
-    active = torch.empty_like(gates)
-    h_all, c_all = gates.new_empty(steps, batch, size), gates.new_empty(steps, batch, size)
-    for t in range(steps):
+    n_kept = n_steps if seen is not None else 1  # only gradients need more than the last step's
+    steps = _Steps(
+        h=gates.new_empty(n_steps, batch, size),
+        c=gates.new_empty(n_kept, batch, size),
+        tanh_c=gates.new_empty(n_kept, batch, size),
+        active=gates.new_empty(n_kept, batch, width),
+    )
+    # torch's vectorised sigmoid and tanh are no help: sigmoid gives an element other last bits at other
+    # places in the tensor, and tanh is three times slower than exp, of which both can be made
+    factor = gates.new_full((width,), -1.0)
+    factor[2 * size : 3 * size] = -2.0
+    for t in range(n_steps):
         if isinstance(weight, Quantized):
-            product, rows, row_scale = _product(h, weight.codes, weight.scale, None)
+            product, rows, row_scale = int_product(h, weight.codes, weight.scale, None)
+            if seen is not None:
+                seen[t].copy_(rows).mul_(row_scale)
         else:
-            product, rows, row_scale = h @ weight.t(), h, None
-        if seen is not None:
-            seen[t] = rows if row_scale is None else rows * row_scale
-        product += gates[t]
-        a = active[t]
-        torch.tanh(product.mul_(half), out=a)
-        a.mul_(half).add_(shift)
-        i, f, g, o = a.chunk(4, 1)
-        c = torch.add(f * c, i * g, out=c_all[t])
-        h = torch.mul(o, c.tanh(), out=h_all[t])
-    return h_all, c_all, active
+            product = h @ weight.t()
+            if seen is not None:
+                seen[t] = h
+        kept = t % n_kept
+        active = torch.mul(product.add_(gates[t]), factor, out=steps.active[kept])
+        _sigmoid_of_minus(active)
+        i, f, g, o = active.chunk(4, 1)
+        g.mul_(2).sub_(1)
+        c = torch.add(f * c, i * g, out=steps.c[kept])
+        tanh_c = torch.mul(c, -2, out=steps.tanh_c[kept])
+        _sigmoid_of_minus(tanh_c).mul_(2).sub_(1)
+        h = torch.mul(o, tanh_c, out=steps.h[t])
+    return steps
+
+
+def _sigmoid_of_minus(x: Tensor) -> Tensor:
+    """1 / (1 + exp(x)) = sigmoid(-x), in place; tanh(x) = 2 sigmoid(2 x) - 1."""
+    return x.exp_().add_(1).reciprocal_()
 
 
 class _Recurrence(torch.autograd.Function):
@@ -77,16 +94,15 @@ class _Recurrence(torch.autograd.Function):
         ctx: FunctionCtx, gates: Tensor, h: Tensor, c: Tensor, weight: Quantized | Tensor, surrogate: Tensor
     ) -> tuple[Tensor, Tensor]:
         seen = gates.new_empty(*gates.shape[:2], h.shape[1])
-        h_all, c_all, active = _run(gates, h, c, weight, seen)
-        ctx.save_for_backward(active, c, c_all, seen, surrogate)
-        return h_all, c_all
+        steps = _run(gates, h, c, weight, seen)
+        ctx.save_for_backward(c, steps.c, steps.tanh_c, steps.active, seen, surrogate)
+        return steps.h, steps.c
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_h: Tensor, grad_c: Tensor) -> tuple[Tensor | None, ...]:
-        active, c_first, c_all, seen, surrogate = ctx.saved_tensors
+        c_first, c_all, tanh_c, active, seen, surrogate = ctx.saved_tensors
         size = c_first.shape[1]
-        tanh_c = c_all.tanh()
         slope = active * (1 - active)  # derivative of a gate by what goes into it
         torch.sub(1, active[..., 2 * size : 3 * size].square(), out=slope[..., 2 * size : 3 * size])
         grad = torch.empty_like(active)

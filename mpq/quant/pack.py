@@ -80,9 +80,7 @@ def pack_rows(codes: Tensor, precision: Precision) -> Tensor:
     bits = precision.n_bits
     if isinstance(bits, int):
         table = levels(bits, precision.kind)
-        rank = torch.full(
-            (256,), -1, dtype=torch.int16
-        )  # in the table, of each int8 value; none: -1, refused
+        rank = torch.full((256,), -1, dtype=torch.int16)  # in the table, of each int8 value; none: -1, refused
         rank[torch.tensor(table) + 128] = torch.arange(len(table), dtype=torch.int16)
         return pack_codes(rank.to(codes.device)[codes.int() + 128], bits)
     blocks = [pack_rows(codes[rows], Precision(n, precision.kind)).flatten() for n, rows in _by_bits(bits)]

@@ -69,9 +69,7 @@ class BitPlan:
                 raise BadInput(f"{where}: {name}: bits for {len(bits)} rows, but it has {shape[0]} rows")
             if bits != FLOAT_BITS and isinstance(self.scale, int) and prod(shape[1:]) % self.scale:
                 columns = prod(shape[1:])
-                raise BadInput(
-                    f"{where}: {name}: {columns} columns cannot be cut into groups of {self.scale}"
-                )
+                raise BadInput(f"{where}: {name}: {columns} columns cannot be cut into groups of {self.scale}")
 
     def to_dict(self) -> dict[str, Any]:
         """What YAML and JSON hold; bits of rows are a string of digits, one for each row."""

@@ -17,9 +17,8 @@ from torch import Tensor
 KINDS = ("uniform", "pow2")
 SCALE_DTYPE = torch.float16  # what a file holds; scales are rounded to it before the codes are chosen
 _SCALE_MIN, _SCALE_MAX = 2.0**-24, 65504.0  # the positive range of float16
-_N_STARTS = 12  # scales tried before the alternating fit, which only finds the nearest local optimum
+_N_STARTS = 8  # scales tried before the alternating fit, which only finds the nearest local optimum
 _N_ITERS = 3
-_SAMPLE = 16384  # elements of a cluster looked at when its start is chosen
 
 
 @cache
@@ -80,8 +79,8 @@ class Quantized(NamedTuple):
 
     def dequantize(self) -> Tensor:
         """scale * codes, (rows, columns) float32."""
-        blocks = self.codes.view(self.codes.shape[0], self.scale.shape[1], -1)
-        return (blocks * self.scale.unsqueeze(-1)).flatten(1)
+        blocks = self.codes.to(torch.float32).view(self.codes.shape[0], self.scale.shape[1], -1)
+        return blocks.mul_(self.scale.unsqueeze(-1)).flatten(1)
 
 
 def nearest(values: Tensor, n_bits: int, kind: str = "uniform") -> Tensor:
@@ -112,7 +111,7 @@ def fit_scale(clusters: Tensor, n_bits: int, kind: str = "uniform") -> Tensor:
     if n_bits == 1:
         scale = v.mean(1, keepdim=True)
     else:
-        scale = _best_start(v[:, :: -(-v.shape[1] // _SAMPLE)], n_bits, kind)
+        scale = _best_start(v, n_bits, kind)
         for _ in range(_N_ITERS):
             scale = _refit(v, scale, n_bits, kind)[0]
     return scale.clamp_(_SCALE_MIN, _SCALE_MAX).to(SCALE_DTYPE).to(torch.float32)
@@ -125,7 +124,7 @@ def _best_start(v: Tensor, n_bits: int, kind: str) -> Tensor:
     low = (v.mean(1, keepdim=True) / top).clamp_min(_SCALE_MIN)
     best, gain = high, torch.zeros_like(high)
     for i in range(_N_STARTS):
-        start = low * (high / low) ** (i / (_N_STARTS - 1))
+        start = (low.sqrt() + (high.sqrt() - low.sqrt()) * (i / (_N_STARTS - 1))).square()
         scale, candidate = _refit(v, start, n_bits, kind)
         better = candidate > gain
         best, gain = torch.where(better, scale, best), torch.where(better, candidate, gain)
