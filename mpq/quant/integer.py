@@ -9,6 +9,7 @@ it is elementwise, so a row's result does not depend on the rows it is batched w
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -34,13 +35,36 @@ def int8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def int_matmul(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b.T in int32, for int8 a (M, K) and b (N, K) of any size on any device."""
+    """a @ b.T in exact int32, for int8 a (M, K) and b (N, K), both in -127..127, of any size on any device."""
     if a.is_cuda:  # cuBLAS wants more than 16 rows, and multiples of 8; zeros change nothing
         m, n, k = a.shape[0], b.shape[0], a.shape[1]
         a = F.pad(a, (0, -k % 8, 0, max(0, 17 - m)))
         b = F.pad(b, (0, -k % 8, 0, -n % 8))
         return torch._int_mm(a, b.t())[:m, :n]
-    return torch._int_mm(a, b.t())
+    if a.device.type == "cpu" and _cpu_has_int8_products():
+        return torch._int_mm(a, b.t())
+    return _matmul_in_floats(a, b)
+
+
+@cache
+def _cpu_has_int8_products() -> bool:
+    """Whether ``torch._int_mm`` is fast and right on this processor.
+
+    Without AVX512-VNNI torch runs three plain loops; and where oneDNN is held to an older instruction set, its
+    16-bit sums overflow without a word (pytorch issue 136746), which the product of extremes brings to light.
+    """
+    extremes = torch.full((32, 256), 127, dtype=torch.int8)
+    exact = bool((torch._int_mm(extremes, extremes.t()) == 256 * 127**2).all())
+    return exact and torch.cpu._is_vnni_supported()
+
+
+def _matmul_in_floats(a: Tensor, b: Tensor) -> Tensor:
+    """The same integers by float32 products: sums of up to 1040 terms of 127 * 127 stay below 2**24, so exact."""
+    total = torch.zeros(a.shape[0], b.shape[0], dtype=torch.int32, device=a.device)
+    for start in range(0, a.shape[1], 1040):
+        part_a, part_b = (part[:, start : start + 1040].to(torch.float32) for part in (a, b))
+        total += (part_a @ part_b.t()).to(torch.int32)
+    return total
 
 
 def int_linear(
