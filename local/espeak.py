@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -100,6 +101,7 @@ def _answer(lib: Any, line: bytes) -> None:
 
 def serve() -> None:
     """Answers requests from stdin until it is closed, each in a child forked from this unused process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the client; the server ends with its input
     lib = load_library()
     for line in sys.stdin.buffer:
         child = os.fork()

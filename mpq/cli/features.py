@@ -1,11 +1,14 @@
-"""Compute log-mel features of a cut manifest, with copies at other speeds.
+"""Compute log-mel features of a corpus, with copies at other speeds.
 
-Reads   a lhotse manifest of cuts (one supervision each) and the audio it names.
-Writes  OUT/cuts.jsonl.gz, the same cuts (and their sped-up copies) with features, and OUT/shards with the
-storage. A killed run continues where it stopped; the result does not depend on --nj.
+Reads   a lhotse manifest of cuts, one supervision each (--cuts), or those of train, dev and test in a folder
+        that `mpq prepare` wrote (--data), and the audio files they name.
+Writes  OUT/cuts.jsonl.gz, the same cuts (and their copies at other speeds) with features, and OUT/shards with
+        the storage; with --data, OUT/train and so on, where only train has copies at other speeds.
+A killed run continues where it stopped; the result does not depend on --nj.
 
-Example:
+Examples:
   mpq features --cuts exp/data/train/cuts.jsonl.gz --out exp/features/train --speed 0.9,1.0,1.1 --nj 2
+  mpq features --data exp/data --out exp/features --speed 0.9,1.0,1.1 --nj 2
 """
 
 from __future__ import annotations
@@ -14,10 +17,30 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from mpq.io import BadInput
+
+PARTS = ("train", "dev", "test")
+
+
+def parse_speeds(text: str) -> tuple[float, ...]:
+    """Reads ``0.9,1.0,1.1``.
+
+    Raises:
+        BadInput: not numbers, outside 0.5 to 2, or one given twice.
+    """
+    try:
+        speeds = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise BadInput(f"--speed {text}: expected numbers separated by commas, like 0.9,1.0,1.1") from None
+    if not all(0.5 <= speed <= 2 for speed in speeds) or len(set(speeds)) < len(speeds):
+        raise BadInput(f"--speed {text}: expected different factors between 0.5 and 2, like 0.9,1.0,1.1")
+    return speeds
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``mpq features``."""
-    parser.add_argument("--cuts", type=str, required=True, metavar="MANIFEST", help="cuts.jsonl.gz to read")
+    parser.add_argument("--cuts", type=str, metavar="MANIFEST", help="cuts.jsonl.gz to read")
+    parser.add_argument("--data", type=str, metavar="DIR", help="folder with {train,dev,test}/cuts.jsonl.gz")
     parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--speed", type=str, default="1.0", help="speed factors, separated by commas")
     parser.add_argument("--n-mels", type=int, default=80, help="number of mel filters")
@@ -26,14 +49,21 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Runs ``mpq features``."""
-    from mpq.data.features import FeatureConfig, extract, load_feature_cuts, parse_speeds
-    from mpq.io import BadInput
-
     for name in ("nj", "n_mels"):
         if args[name] < 1:
             raise BadInput(f"--{name.replace('_', '-')} {args[name]}: expected a number above 0")
-    config = FeatureConfig(n_mels=args.n_mels, speeds=parse_speeds(args.speed))
-    target = extract(args.cuts, Path(args.out), config, args.nj)
-    cuts = load_feature_cuts(target)
-    hours = sum(cut.duration for cut in cuts) / 3600
-    print(f"features: {len(cuts)} utterances, {hours:.2f} h, {args.n_mels} mel filters: {target}")
+    if (args.cuts is None) == (args.data is None):
+        raise BadInput("give either --cuts (one manifest) or --data (a folder of `mpq prepare`)")
+    out, speeds = Path(args.out), parse_speeds(args.speed)
+    from mpq.data.features import FeatureConfig, extract
+
+    config = FeatureConfig(n_mels=args.n_mels, speeds=speeds)
+    plain = FeatureConfig(n_mels=args.n_mels)
+    if args.cuts is not None:
+        said = [extract(args.cuts, out, config, args.nj)]
+    else:
+        said = [
+            f"{part} " + extract(Path(args.data, part, "cuts.jsonl.gz"), out / part, use, args.nj)
+            for part, use in zip(PARTS, (config, plain, plain), strict=True)
+        ]
+    print(f"features: {'; '.join(said)}: {out}")

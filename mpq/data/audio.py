@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from mpq.io import BadInput, atomic_path
+from mpq.io import BadInput, atomic_write
 
 _SHOWN = 5
 
@@ -89,13 +89,13 @@ def read_sphere(path: Path) -> tuple[NDArray[np.int16], int]:
 
 def write_flac(path: Path, samples: NDArray[np.int16], rate: int, comment: str = "") -> None:
     """Writes samples (T,) as 16-bit mono FLAC, atomically; the same samples and comment give the same bytes."""
-    with (
-        atomic_path(path) as temporary,
-        soundfile.SoundFile(temporary, "w", rate, 1, "PCM_16", format="FLAC") as file,
-    ):
+    encoded = io.BytesIO()  # libsndfile would not say that a disk is full
+    with soundfile.SoundFile(encoded, "w", rate, 1, "PCM_16", format="FLAC") as file:
         if comment:
             file.comment = comment
         file.write(samples)
+    with atomic_write(path, "wb") as target:
+        target.write(encoded.getvalue())
 
 
 def raise_problems(problems: Sequence[str], what: str, advice: str) -> None:

@@ -46,7 +46,7 @@ class SpecAugment:
     Attributes:
         n_feature_masks: masks of mel bands for each utterance.
         feature_mask: a mask is 0 to this many bands wide.
-        n_frame_masks: masks of frames for each utterance.
+        n_frame_masks: most masks of frames for each utterance; a short one gets fewer and so longer ones.
         frame_mask: a mask is 0 to this many frames long.
         frame_fraction: but all frame masks together take at most this part of an utterance.
     """
@@ -63,9 +63,10 @@ class SpecAugment:
             for _ in range(self.n_feature_masks):
                 start, end = _interval(features.shape[2], self.feature_mask, rng)
                 features[row, :, start:end] = 0.0
-            longest = min(self.frame_mask, int(self.frame_fraction * length / max(1, self.n_frame_masks)))
-            for _ in range(self.n_frame_masks):
-                start, end = _interval(length, longest, rng)
+            budget = int(self.frame_fraction * length)
+            n_masks = min(self.n_frame_masks, -(-budget // self.frame_mask))
+            for _ in range(n_masks):
+                start, end = _interval(length, min(self.frame_mask, budget // n_masks), rng)
                 features[row, start:end] = 0.0
         return features
 
@@ -241,7 +242,7 @@ def batches(
     shuffle = bool(augment) if shuffle is None else shuffle
     rng = np.random.default_rng((seed, epoch)) if shuffle else None
     plan = data.plan(max_frames, rng, one_copy)
-    plan += plan[: -len(plan) % world_size]
+    plan = [plan[index % len(plan)] for index in range(-(-len(plan) // world_size) * world_size)]
     masks = SpecAugment() if augment is True else augment
     for number, indexes in enumerate(plan[rank::world_size]):
         batch = data.batch(indexes)

@@ -8,12 +8,11 @@ made anew.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from lhotse import CutSet, Fbank, FbankConfig, LilcomChunkyWriter, MonoCut
 from lhotse.audio.utils import AudioLoadingError, DurationMismatchError
 from lhotse.utils import fastcopy
@@ -21,7 +20,7 @@ from lhotse.utils import fastcopy
 from mpq.data.audio import inspect_audio, raise_problems
 from mpq.data.manifests import read_cuts, save_manifest
 from mpq.data.parallel import map_processes
-from mpq.io import BadInput, PathLike, atomic_path, hash_config, progress, read_jsonl, sha256_file
+from mpq.io import BadInput, PathLike, atomic_path, hash_config, progress, read_jsonl, sha256_file, write_jsonl
 
 N_MELS = 80
 SHARD = 100  # cuts a shard; fixed, so that files do not depend on the number of processes
@@ -56,22 +55,7 @@ class _Shard:
     rate: int
 
 
-def parse_speeds(text: str) -> tuple[float, ...]:
-    """Reads ``0.9,1.0,1.1``.
-
-    Raises:
-        BadInput: not numbers, outside 0.5 to 2, or one given twice.
-    """
-    try:
-        speeds = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise BadInput(f"--speed {text}: expected numbers separated by commas, like 0.9,1.0,1.1") from None
-    if not all(0.5 <= speed <= 2 for speed in speeds) or len(set(speeds)) < len(speeds):
-        raise BadInput(f"--speed {text}: expected different factors between 0.5 and 2, like 0.9,1.0,1.1")
-    return speeds
-
-
-def extract(cuts_path: PathLike, out: Path, config: FeatureConfig, nj: int = 1) -> Path:
+def extract(cuts_path: PathLike, out: Path, config: FeatureConfig, nj: int = 1) -> str:
     """Computes the features of a cut manifest and writes ``out/cuts.jsonl.gz``, which refers to them.
 
     Args:
@@ -81,40 +65,46 @@ def extract(cuts_path: PathLike, out: Path, config: FeatureConfig, nj: int = 1) 
         nj: number of processes.
 
     Returns:
-        The path of the new manifest.
+        What was made, for a summary line.
 
     Raises:
         BadInput: wrong manifest, or all missing and broken audio files of it in one message.
     """
     cuts = list(read_cuts(cuts_path))
-    rate = cuts[0].sampling_rate
+    rate = next((cut.recording.sampling_rate for cut in cuts if cut.has_recording), 0)
     directory = out / "shards"
     shards = [
         _Shard(directory, start // SHARD, tuple(cuts[start : start + SHARD]), config, rate)
         for start in range(0, len(cuts), SHARD)
     ]
-    paths: list[Path] = []
-    problems: list[str] = []
-    for made in progress(map_processes(_make_shard, shards, nj), len(shards), f"features (shards of {SHARD})"):
-        if isinstance(made, Path):
-            paths.append(made)
-        else:
-            problems += made
-    raise_problems(problems, str(cuts_path), "mend or remove the files named and run again")
-    target = out / "cuts.jsonl.gz"
-    _join(paths, target)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the processes are the parallelism, and sums keep their order
+    try:
+        paths = _make_shards(shards, nj, str(cuts_path))
+    finally:
+        torch.set_num_threads(threads)
+    rows = [row for path in paths for _, row in read_jsonl(path)]
+    write_jsonl(out / "cuts.jsonl.gz", rows)
     keep = {name for path in paths for name in (path.name, _storage_name(path).name)}
     for path in directory.iterdir():
         if path.name not in keep:
             path.unlink()
-    return target
+    hours = sum(row["duration"] for row in rows) / 3600
+    return f"{len(rows)} utterances, {hours:.2f} h, {config.n_mels} mel filters"
 
 
-def _join(paths: Sequence[Path], target: Path) -> None:
-    """Writes the cuts of all shards as one manifest."""
-    from mpq.io import write_jsonl
-
-    write_jsonl(target, (row for _, row in chain.from_iterable(map(read_jsonl, paths))))
+def _make_shards(shards: list[_Shard], nj: int, source: str) -> list[Path]:
+    """Makes all shards and returns their manifests; problems of all of them are raised together."""
+    paths: list[Path] = []
+    problems: list[str] = []
+    made = map_processes(_make_shard, shards, nj)
+    for result in progress(made, len(shards), f"features (shards of {SHARD})"):
+        if isinstance(result, Path):
+            paths.append(result)
+        else:
+            problems += result
+    raise_problems(problems, source, "mend or remove the files named and run again")
+    return paths
 
 
 def _storage_name(manifest: Path) -> Path:

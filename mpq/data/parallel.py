@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing.connection import wait
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -14,9 +19,10 @@ Result = TypeVar("Result")
 def map_processes(function: Callable[[Item], Result], items: Sequence[Item], nj: int) -> Iterator[Result]:
     """Yields ``function(item)`` in the order of `items`, computed by at most `nj` processes.
 
-    Workers are forked, so that they need no second import of torch and scipy, and are started before the
-    first result is asked for. With one job or one item everything runs in this process. After an error the
-    items not yet begun are dropped.
+    Workers are forked, so that they need no second import of torch and scipy, and are started by the call
+    itself, before the caller starts threads of its own (a progress bar). With one job or one item
+    everything runs in this process. After an error the items not yet begun are dropped. Workers
+    end with this process, however it ends.
 
     Args:
         function: a function of a module (it is pickled), whose results must not depend on `nj`.
@@ -29,11 +35,14 @@ def map_processes(function: Callable[[Item], Result], items: Sequence[Item], nj:
     if nj < 1:
         raise ValueError(f"nj ({nj}) must be at least 1")
     if nj == 1 or len(items) < 2:
-        yield from map(function, items)
-        return
+        return map(function, items)
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(min(nj, len(items)), mp_context=context, initializer=_single_thread) as pool:
-        futures = [pool.submit(function, item) for item in items]
+    pool = ProcessPoolExecutor(min(nj, len(items)), mp_context=context, initializer=_start_worker)
+    return _results(pool, [pool.submit(function, item) for item in items])
+
+
+def _results(pool: ProcessPoolExecutor, futures: list[Future[Result]]) -> Iterator[Result]:
+    with pool:
         try:
             for future in futures:
                 yield future.result()
@@ -41,9 +50,18 @@ def map_processes(function: Callable[[Item], Result], items: Sequence[Item], nj:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _single_thread() -> None:
-    """Keeps a worker to one core: nj workers of several threads each are slower than nj workers."""
-    import sys
-
+def _start_worker() -> None:
+    """Makes a worker use one core, leave Ctrl-C to the parent, and end when the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """Ends this process when the one behind `sentinel` has ended; a worker of a killed pool waits for ever."""
+    wait([sentinel])
+    os._exit(1)
