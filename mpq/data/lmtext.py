@@ -1,0 +1,247 @@
+"""Text for language models: sentences as unit ids on disk, read back in shuffled batches.
+
+A text is tokenized once into a flat file of ids (`units.bin`) and a file of sentence starts (`starts.bin`).
+Training reads it window by window, so memory depends on the window, never on the size of the text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mpq.io import BadInput, PathLike, atomic_write, hash_config, progress, read_lines, sha256_file, split_words
+
+WINDOW = 1 << 17  # sentences held in memory and shuffled together
+MAX_UNITS = 4096  # of one sentence: a whole book on one line is a mistake, and attention is quadratic
+
+Ids = npt.NDArray[np.int64]
+
+
+class Tokenizer:
+    """Turns a sentence into unit ids: sentencepiece (`*.model`) or whole words (any other file).
+
+    A word list is Kaldi's `words.txt` (`word [id]` a line); its own ids, `<eps>` and `#0` are not used.  Ids here
+    are `<unk>` 0, `<s>` 1, `</s>` 2, then the words in the order of the file.  Words outside the list
+    become `<unk>`.
+
+    Attributes:
+        path: the file.
+        hash: its sha256; models remember it (`vocab_hash`).
+        bos, eos, unk: ids of `<s>`, `</s>`, `<unk>`.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise BadInput(f"{path}: no such file; expected a sentencepiece model or a word list (words.txt)")
+        self.hash = sha256_file(self.path)
+        if self.path.suffix == ".model":
+            self._load_sentencepiece()
+        else:
+            self._load_words()
+
+    def _load_sentencepiece(self) -> None:
+        import sentencepiece
+
+        self.kind = "sentencepiece"
+        try:
+            self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(self.path))
+        except Exception as error:
+            raise BadInput(f"{self.path}: not a sentencepiece model ({error})") from None
+        self.bos, self.eos, self.unk = self._pieces.bos_id(), self._pieces.eos_id(), self._pieces.unk_id()
+        if min(self.bos, self.eos, self.unk) < 0:
+            raise BadInput(f"{self.path}: has no <s>, </s> or <unk>; train it with bos_id, eos_id and unk_id >= 0")
+        self._size = self._pieces.get_piece_size()
+
+    def _load_words(self) -> None:
+        self.kind = "words"
+        special = {"<eps>", "<s>", "</s>", "<unk>", "<UNK>"}
+        self.unk, self.bos, self.eos = 0, 1, 2
+        self._ids: dict[str, int] = {}
+        for number, line in read_lines(self.path):
+            word = next(iter(split_words(line)), "#")
+            if word in special or word.startswith("#"):
+                continue
+            if word in self._ids:
+                raise BadInput(f"{self.path}:{number}: '{word}' is there twice; expected distinct words")
+            self._ids[word] = len(self._ids) + 3
+        if not self._ids:
+            raise BadInput(f"{self.path}: holds no word; expected one word a line")
+        self._size = len(self._ids) + 3
+
+    def __len__(self) -> int:
+        """Number of units, `<unk>`, `<s>` and `</s>` included."""
+        return self._size
+
+    def encode(self, text: str) -> list[int]:
+        """Unit ids of one sentence, without `<s>` and `</s>`."""
+        if self.kind == "words":
+            return [self._ids.get(word, self.unk) for word in split_words(text)]
+        ids: list[int] = self._pieces.encode(text)
+        return ids
+
+    def count_oov(self, text: str) -> int:
+        """Words of `text` that are, or for sentencepiece hold, an unknown unit."""
+        return sum(self.unk in self.encode(word) for word in split_words(text))
+
+
+def load_tokenizer(path: PathLike) -> Tokenizer:
+    """The tokenizer in `path`, or in a folder's `tokenizer.model` or `words.txt`."""
+    path = Path(path)
+    if not path.is_dir():
+        return Tokenizer(path)
+    for name in ("tokenizer.model", "words.txt"):
+        if (path / name).exists():
+            return Tokenizer(path / name)
+    raise BadInput(f"{path}: has neither tokenizer.model nor words.txt; name the LM's unit file by --tokenizer")
+
+
+@dataclass(slots=True)
+class LmBatch:
+    """Sentences side by side, padded on the right with `</s>` (causal models never see padding before a word).
+
+    Attributes:
+        inputs: `<s> u1 ... un`, (N, T) int64.
+        targets: `u1 ... un </s>`, (N, T) int64.
+        mask: true where `targets` is not padding, (N, T) bool.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device) -> LmBatch:
+        """The same batch on `device`."""
+        return LmBatch(self.inputs.to(device), self.targets.to(device), self.mask.to(device))
+
+
+def pad_sentences(sentences: list[list[int]], bos: int, eos: int) -> LmBatch:
+    """One batch of sentences given as unit ids without boundary marks."""
+    longest = max(len(ids) for ids in sentences)
+    rows = torch.tensor([[bos, *ids] + [eos] * (longest + 1 - len(ids)) for ids in sentences])
+    lengths = torch.tensor([len(ids) + 1 for ids in sentences])
+    mask = torch.arange(longest + 1) < lengths[:, None]
+    return LmBatch(rows[:, :-1], rows[:, 1:], mask)
+
+
+def cut_by_tokens(lengths: Ids, max_tokens: int) -> list[tuple[int, int]]:
+    """Cuts a list that is sorted from long to short into (first, last) runs of at most `max_tokens` padded tokens.
+
+    A sentence longer than `max_tokens` gets a batch of its own.
+    """
+    cuts: list[tuple[int, int]] = []
+    first = 0
+    while first < len(lengths):
+        last = min(len(lengths), first + max(1, max_tokens // int(lengths[first])))
+        cuts.append((first, last))
+        first = last
+    return cuts
+
+
+class LmText:
+    """A tokenized text on disk.
+
+    Attributes:
+        key: identifies text and tokenizer.
+        n_sentences, n_units, n_words, n_oov: counts; units without `<s>` and `</s>`.
+    """
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
+        self.tokenizer, self.key = tokenizer, folder.name
+        meta = json.loads((folder / "meta.json").read_text())
+        self.n_sentences, self.n_units = int(meta["sentences"]), int(meta["units"])
+        self.n_words, self.n_oov = int(meta["words"]), int(meta["oov"])
+        self._units, self._starts = folder / "units.bin", folder / "starts.bin"
+        self._dtype = _unit_type(tokenizer)
+
+    def _read_window(self, first: int) -> tuple[Ids, npt.NDArray[np.generic]]:
+        """Sentence starts, (S + 1,) counted from the window's begin, and units of the window at `first`."""
+        count = min(WINDOW, self.n_sentences - first)
+        starts: Ids = np.fromfile(self._starts, np.int64, count + 1, offset=first * 8)
+        size = int(starts[-1] - starts[0])
+        units = np.fromfile(self._units, self._dtype, size, offset=int(starts[0]) * self._dtype.itemsize)
+        return starts - starts[0], units
+
+    def n_batches(self, batch_tokens: int) -> int:
+        """Batches of an epoch; it does not depend on the shuffling."""
+        total = 0
+        for first in range(0, self.n_sentences, WINDOW):
+            lengths = np.diff(self._read_window(first)[0]) + 1
+            total += len(cut_by_tokens(-np.sort(-lengths), batch_tokens))
+        return total
+
+    def batches(self, batch_tokens: int, seed: int, epoch: int) -> Iterator[LmBatch]:
+        """All sentences once, in batches of similar length, in an order that (seed, epoch) fixes.
+
+        Windows of the text come in random order; within a window, sentences of equal length are mixed and
+        batches come in random order.
+
+        Args:
+            batch_tokens: most tokens of a batch, padding included.
+            seed: of the run.
+            epoch: from 0.
+        """
+        rng = np.random.default_rng((seed, epoch))
+        for first in rng.permutation(np.arange(0, self.n_sentences, WINDOW)):
+            starts, units = self._read_window(int(first))
+            lengths = np.diff(starts) + 1
+            order = np.lexsort((rng.random(len(lengths)), -lengths))
+            cuts = cut_by_tokens(lengths[order], batch_tokens)
+            for i in rng.permutation(len(cuts)):
+                begin, end = cuts[i]
+                sentences = [units[starts[s] : starts[s + 1]].tolist() for s in order[begin:end]]
+                yield pad_sentences(sentences, self.tokenizer.bos, self.tokenizer.eos)
+
+
+def open_lm_text(path: PathLike, tokenizer: Tokenizer, cache_dir: PathLike) -> LmText:
+    """The text at `path` (one sentence a line; `.gz` allowed), tokenized into `cache_dir` if not yet there.
+
+    Raises:
+        BadInput: if it holds no sentence, or one of more than 4,096 units.
+    """
+    if not Path(path).is_file():
+        raise BadInput(f"{path}: no such file; expected text, one sentence a line")
+    key = hash_config({"text": sha256_file(path), "tokenizer": tokenizer.hash, "format": 1})[:16]
+    folder = Path(cache_dir) / key
+    if not (folder / "meta.json").exists():
+        _tokenize(Path(path), tokenizer, folder)
+    return LmText(folder, tokenizer)
+
+
+def _unit_type(tokenizer: Tokenizer) -> np.dtype[np.generic]:
+    return np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
+
+
+def _tokenize(path: Path, tokenizer: Tokenizer, folder: Path) -> None:
+    """Writes `units.bin`, `starts.bin` and, last, `meta.json`."""
+    dtype = _unit_type(tokenizer)
+    counts = {"sentences": 0, "units": 0, "words": 0, "oov": 0}
+    with (
+        atomic_write(folder / "units.bin", "wb") as units,
+        atomic_write(folder / "starts.bin", "wb") as starts,
+    ):
+        starts.write(np.int64(0).tobytes())
+        for number, line in progress(read_lines(path), what=f"tokenize {path.name}"):
+            words = split_words(line)
+            if not words:
+                continue
+            ids = tokenizer.encode(line)
+            if len(ids) > MAX_UNITS:
+                raise BadInput(f"{path}:{number}: {len(ids)} units; expected one sentence a line, at most {MAX_UNITS}")
+            units.write(np.asarray(ids, dtype).tobytes())
+            counts["sentences"] += 1
+            counts["units"] += len(ids)
+            counts["words"] += len(words)
+            counts["oov"] += tokenizer.count_oov(line) if tokenizer.unk in ids else 0
+            starts.write(np.int64(counts["units"]).tobytes())
+    if not counts["sentences"]:
+        raise BadInput(f"{path}: holds no sentence; expected text, one sentence a line")
+    with atomic_write(folder / "meta.json") as meta:
+        json.dump(counts, meta)

@@ -1,0 +1,168 @@
+"""Training of language models: the task that `fit` runs, for float models and for quantized ones."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mpq.data.lmtext import LmBatch, LmText, Tokenizer, open_lm_text
+from mpq.io import BadInput
+from mpq.lm import LanguageModel, LmConfig, LoadedLm, build_lm, perplexity
+from mpq.quant import BitPlan, quantize_model
+from mpq.train.loop import FitConfig, FitResult, fit
+
+
+@dataclass
+class LmTrainConfig:
+    """How to train a language model.
+
+    Attributes:
+        model: its kind and size.
+        fit: epochs, learning rate, seed, ...
+        batch_tokens: most tokens of a batch, padding included.
+    """
+
+    model: LmConfig = field(default_factory=LmConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    batch_tokens: int = 1024
+
+
+@dataclass
+class QuantTrainConfig:
+    """How to train a quantized language model, starting from the float one.
+
+    Attributes:
+        fit: epochs, learning rate, seed, ...
+        batch_tokens: most tokens of a batch, padding included.
+        distill: weight (0 to 1) of the divergence from the float model's predictions; cross entropy has the rest.
+    """
+
+    fit: FitConfig = field(default_factory=FitConfig)
+    batch_tokens: int = 1024
+    distill: float = 0.5
+
+
+@dataclass(frozen=True)
+class LmTexts:
+    """Tokenized text to train on, and held-out text."""
+
+    train: LmText
+    dev: LmText
+
+    @classmethod
+    def open(cls, train: str | Path, dev: str | Path, tokenizer: Tokenizer, cache_dir: str | Path) -> LmTexts:
+        """Tokenizes both, if `cache_dir` does not hold them yet."""
+        return cls(open_lm_text(train, tokenizer, cache_dir), open_lm_text(dev, tokenizer, cache_dir))
+
+    @property
+    def key(self) -> dict[str, str]:
+        """What identifies them."""
+        return {"train": self.train.key, "dev": self.dev.key}
+
+
+class LmTask:
+    """Next-unit prediction by cross entropy, or by a mixture with the predictions of a teacher.
+
+    Args:
+        name: shown beside the progress bar.
+        model: what is trained.
+        texts: the loss on the held-out one decides which epoch is kept.
+        batch_tokens: most tokens of a batch, padding included.
+        seed: of the order of the data.
+        teacher: a float model; it is not trained.
+        distill: weight of the Kullback-Leibler divergence from the teacher (Hinton et al. 2015, temperature 1), 0 to 1;
+            cross entropy has the rest.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: LanguageModel,
+        texts: LmTexts,
+        batch_tokens: int,
+        seed: int,
+        teacher: LanguageModel | None = None,
+        distill: float = 0.0,
+    ) -> None:
+        if not 0.0 <= distill <= 1.0:
+            raise BadInput(f"distill: {distill} must be between 0 and 1")
+        self.name = name
+        self.model: nn.Module = model
+        self._lm = model
+        self.teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
+        self._texts = texts
+        self._batch_tokens, self._seed, self._distill = batch_tokens, seed, distill
+        self._n_batches = texts.train.n_batches(batch_tokens)
+
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch in each process."""
+        return max(1, self._n_batches // _world()[1])
+
+    def batches(self, epoch: int) -> Iterator[LmBatch]:
+        """Every n-th batch of the epoch for each of n processes."""
+        rank, world = _world()
+        batches = self._texts.train.batches(self._batch_tokens, self._seed, epoch)
+        return islice(batches, rank, self.steps_per_epoch() * world, world)
+
+    def loss(self, model: nn.Module, batch: LmBatch, done: float) -> Tensor:
+        """Mean over the units of the batch."""
+        batch = batch.to(self._lm.device)
+        logits = model(batch.inputs, batch.mask)
+        loss = F.cross_entropy(logits, batch.targets[batch.mask])
+        if self.teacher is None or not self._distill:
+            return loss
+        with torch.no_grad():
+            expected = self.teacher(batch.inputs, batch.mask).float().log_softmax(-1)
+        divergence = F.kl_div(logits.log_softmax(-1), expected, log_target=True, reduction="batchmean")
+        return (1.0 - self._distill) * loss + self._distill * divergence
+
+    def validate(self) -> dict[str, float]:
+        """Mean loss per unit and perplexity per word on the held-out text."""
+        result = perplexity(self._lm, self._texts.dev)
+        return {"loss": -result.logprob / result.units, "perplexity": result.value}
+
+
+def _world() -> tuple[int, int]:
+    """(rank, number of processes)."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def train_lm(config: LmTrainConfig, texts: LmTexts, exp_dir: str | Path) -> tuple[LanguageModel, FitResult]:
+    """Trains a float language model; `exp_dir` takes checkpoints and logs, and a killed run continues from there."""
+    torch.manual_seed(config.fit.seed)
+    model = build_lm(config.model, len(texts.train.tokenizer))
+    task = LmTask(f"train {config.model.arch}", model, texts, config.batch_tokens, config.fit.seed)
+    return model, fit(task, config.fit, exp_dir, key={"config": asdict(config), "texts": texts.key})
+
+
+def train_quantized_lm(
+    lm: LoadedLm, plan: BitPlan, config: QuantTrainConfig, texts: LmTexts, exp_dir: str | Path, key: Any
+) -> tuple[LanguageModel, FitResult]:
+    """Trains a quantized language model by straight-through estimation.
+
+    The forward pass is the integer arithmetic of serving; gradients pass the rounding unchanged and move latent
+    float weights, which start as the float model's (2111.14479 section 3.2).
+
+    Args:
+        lm: the float model; it is left as it is and teaches if `config.distill` is above 0.
+        plan: bits of its weights.
+        config: how to train.
+        texts: as for the float model.
+        exp_dir: takes checkpoints and logs; a killed run continues from there.
+        key: identifies the float model.
+    """
+    model = quantize_model(copy.deepcopy(lm.model), plan)
+    name = f"train {lm.model.config.arch}, {plan.budget:g} bits" if plan.budget else f"train {lm.model.config.arch}"
+    teacher = lm.model if config.distill else None
+    task = LmTask(name, model, texts, config.batch_tokens, config.fit.seed, teacher, config.distill)
+    run_key = {"config": asdict(config), "plan": plan.to_dict(), "texts": texts.key, "float": key}
+    return model, fit(task, config.fit, exp_dir, key=run_key)
