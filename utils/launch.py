@@ -24,13 +24,20 @@ LOST_SECONDS = 30.0  # a job that the queue has not known for so long and that l
 MINUTES = 48 * 60
 
 
-def run_command(command: list[str], folder: str) -> int:
-    """Runs on the node: the command's exit status, 128 + N where signal N ended it, 127 where it cannot run."""
-    try:
-        status = subprocess.call(command, cwd=folder, stdin=subprocess.DEVNULL)
-    except OSError as error:
-        print(f"cannot run {command[0]}: {error.strerror}", flush=True)
-        return 127
+def run_command(command: list[str], folder: str, output: Path) -> int:
+    """Runs on the node, with its output in a file of its own: submitit writes to the job's.
+
+    Returns:
+        The command's exit status, 128 + N where signal N ended it, 127 where it cannot run.
+    """
+    with output.open("wb", buffering=0) as file:
+        try:
+            status = subprocess.call(
+                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
+            )
+        except OSError as error:
+            file.write(f"cannot run {command[0]}: {error.strerror}\n".encode())
+            return 127
     return status if status >= 0 else 128 - status
 
 
@@ -59,24 +66,22 @@ def in_queue(job_id: str) -> bool:
     return found.returncode == 0 and bool(found.stdout.strip())
 
 
-def wait(job: submitit.Job[int], cluster: str) -> int:
-    """Shows the job's output until it ends.
+def wait(job: submitit.Job[int], output: Path, cluster: str) -> int:
+    """Shows the output until it ends.
 
     Returns:
         The command's exit status; 1 where the job ended without one (cancelled, out of memory, lost node).
     """
-    tails = [Tail(job.paths.stdout), Tail(job.paths.stderr)]
+    tail = Tail(output)
     seen = time.monotonic()
     while not job.done():
-        for tail in tails:
-            tail.copy()
+        tail.copy()
         if cluster == "slurm" and in_queue(job.job_id):
             seen = time.monotonic()
         elif cluster == "slurm" and time.monotonic() - seen > LOST_SECONDS:
             break
         time.sleep(POLL_SECONDS)
-    for tail in tails:
-        tail.copy()
+    tail.copy()
     if not job.paths.result_pickle.exists():
         print(f"job {job.job_id} ended without a result (state {job.state}); see {job.paths.stderr}", flush=True)
         return 1
@@ -94,14 +99,16 @@ def main() -> int:
     parser.add_argument("command", nargs="+")
     args = parser.parse_args()
 
-    executor = submitit.AutoExecutor(folder=str(Path(args.log_dir, "slurm")), cluster=args.cluster)
+    folder = Path(args.log_dir, "slurm")
+    executor = submitit.AutoExecutor(folder=str(folder), cluster=args.cluster)
     settings: dict[str, Any] = {"name": args.name, "timeout_min": MINUTES, "cpus_per_task": args.threads}
     if args.gpus:
         settings["gpus_per_node"] = args.gpus
     if args.cluster == "slurm":
         settings["slurm_stderr_to_stdout"] = True
     executor.update_parameters(**settings)
-    job: submitit.Job[int] = executor.submit(run_command, args.command, os.getcwd())
+    output = folder / f"{args.name}-{time.time_ns()}.out"
+    job: submitit.Job[int] = executor.submit(run_command, args.command, os.getcwd(), output)
 
     def end(signum: int, _frame: object) -> NoReturn:
         job.cancel(check=False)
@@ -110,7 +117,7 @@ def main() -> int:
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, end)
     print(f"submitted as job {job.job_id} ({args.cluster})", flush=True)
-    return wait(job, args.cluster)
+    return wait(job, output, args.cluster)
 
 
 if __name__ == "__main__":

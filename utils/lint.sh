@@ -22,7 +22,7 @@ lint "ruff check" ruff check .
 lint "ruff format" ruff format --check --quiet .
 lint "mypy --strict" mypy
 lint shellcheck shellcheck --external-sources --source-path="$root" "${scripts[@]}"
-lint import-linter lint-imports --no-cache
+lint import-linter lint-imports --no-cache --no-logo
 
 if [ "${#failed[@]}" -gt 0 ]; then
   IFS=,

@@ -84,7 +84,7 @@ venv_watch() {
   while kill -0 "$pid" 2> /dev/null; do
     sleep 0.2
     if [ "$SECONDS" -ge "$next" ]; then
-      venv_say "$SECONDS s: $(tail -n 1 "$log" | tr -d '\r' | cut -c1-90)"
+      venv_say "$SECONDS s, still installing. $(tail -n 1 "$log" | tr -d '\r' | cut -c1-90)"
       next=$((next + 20))
     fi
   done
