@@ -28,7 +28,8 @@ class MapssweResult:
         mean: mean of A's errors minus B's over segments; negative if A is better.
         std: standard deviation of that difference (divisor: segments minus one).
         z: ``mean / (std / sqrt(segments))``; 0, as in sctk, where the standard deviation is 0.
-        p: two-sided probability of a ``|z|`` as large if both systems were equally good.
+        p: two-sided probability of a ``|z|`` as large if both systems were equally good.  It is exact;
+            sc_stats prints that of ``|z|`` cut to two decimals.
     """
 
     segments: int
