@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from mpq.io import BadInput, PathLike, atomic_write, read_lines
+from mpq.io import BadInput, PathLike, SymbolTable, atomic_write, read_lines, read_symbols, write_symbols
 
 BLANK = "<blk>"
 Pronunciations = dict[str, list[tuple[str, ...]]]
-_VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split()
+_VOWELS = ("AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW")
 _WITHOUT_STRESS = {vowel + stress: vowel for vowel in _VOWELS for stress in "012"}
 _VARIANT = re.compile(r"(?<=.)\(\d+\)$")
 _COMMENT = re.compile(r"(^;;;.*)|(\s#\s.*)")
@@ -73,11 +73,10 @@ class Lexicon:
 
     def write(self, folder: PathLike) -> None:
         """Write `lexicon.txt`, `phones.txt` and `words.txt` into a folder."""
-        with atomic_write(Path(folder) / "phones.txt") as file:
-            file.writelines(f"{phone} {number}\n" for number, phone in enumerate([BLANK, *self.phones]))
-        with atomic_write(Path(folder) / "words.txt") as file:
-            symbols = ["<eps>", *self.words, "#0", "<s>", "</s>"]
-            file.writelines(f"{word} {number}\n" for number, word in enumerate(symbols))
+        for name, symbols in (("phones.txt", [BLANK, *self.phones]),
+                              ("words.txt", ["<eps>", *self.words, "#0", "<s>", "</s>"])):
+            numbered = SymbolTable((symbol, number) for number, symbol in enumerate(symbols))
+            write_symbols(Path(folder) / name, numbered)
         with atomic_write(Path(folder) / "lexicon.txt") as file:
             for word in self.words:
                 for variant in self._classes[word]:
@@ -90,27 +89,19 @@ def read_lexicon(folder: PathLike) -> Lexicon:
     Raises:
         BadInput: a file is missing or broken; the message names file and line.
     """
-    phones = read_symbols(Path(folder) / "phones.txt")
-    if not phones or phones[0] != BLANK:
-        raise BadInput(f"{Path(folder) / 'phones.txt'}:1: expected '{BLANK} 0', found {phones[:1]}")
+    path = Path(folder) / "phones.txt"
+    numbers = read_symbols(path).ids
+    phones = list(numbers)
+    if phones[:1] != [BLANK] or list(numbers.values()) != list(range(len(phones))):
+        raise BadInput(f"{path}: expected the numbers 0, 1, 2, ... in order, 0 for {BLANK}")
     return Lexicon(read_dictionary(Path(folder) / "lexicon.txt", lower=False), phones[1:])
-
-
-def read_symbols(path: PathLike) -> list[str]:
-    """Read a symbol table with numbers 0, 1, 2, ... in order (`phones.txt`, `words.txt`)."""
-    symbols: list[str] = []
-    for number, line in read_lines(path):
-        fields = line.split()
-        if len(fields) != 2 or fields[1] != str(number - 1):
-            raise BadInput(f"{path}:{number}: found {line!r}; expected a symbol and the number {number - 1}")
-        symbols.append(fields[0])
-    return symbols
 
 
 def read_dictionary(path: PathLike, lower: bool = True) -> Pronunciations:
     """Read `word phone phone ...` lines: Kaldi's lexicon.txt, CMUdict, or AN4's an4.dic.
 
-    Stress marks of ARPAbet vowels (`AH0`) and the numbers of variants (`word(2)`) are removed, `#` or `;;;` begins a comment.
+    Stress marks of ARPAbet vowels (`AH0`) and the numbers of variants (`word(2)`) are removed; `#` or `;;;`
+    begins a comment.
 
     Args:
         path: file to read.

@@ -1,0 +1,98 @@
+"""Acoustic scores to word lattices and n-best lists, by kaldi-decoder's lattice decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import kaldi_decoder
+import numpy as np
+import numpy.typing as npt
+
+from mpq.fst.native import fst_to_arrays
+from mpq.fst.paths import best_paths, make_word_lattice, to_kaldi
+from mpq.io import BadInput, Hyp, Lattice, NBest, SymbolTable
+from mpq.lang.arpa import NgramLm
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """How to search.
+
+    Attributes:
+        beam: hypotheses that are worse than the best at a frame by more than this are dropped.
+        lattice_beam: paths worse than the best one by more than this are not in the lattice.
+        acoustic_scale: factor of acoustic scores in the search; `am` scores are given without it.
+        n_best: largest number of hypotheses.
+    """
+
+    beam: float = 12.0
+    lattice_beam: float = 8.0
+    acoustic_scale: float = 1.0
+    n_best: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("beam", "lattice_beam", "acoustic_scale", "n_best"):
+            if not getattr(self, name) > 0:
+                raise BadInput(f"{name} is {getattr(self, name)}; expected a number above 0")
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Result of one utterance.
+
+    Attributes:
+        nbest: distinct hypotheses, best first; at least one.
+        lattice: word lattice; None if no path survived.
+        problem: None, or why the result is not a full one.
+    """
+
+    nbest: NBest
+    lattice: Lattice | None
+    problem: str | None
+
+
+class Decoder:
+    """The native back end: one object for a graph, used for many utterances.
+
+    Args:
+        graph: `HLG.fst`, from :func:`mpq.fst.graph.load_graph`.
+        lm: the n-gram model that the graph was made of.
+        words: its `words.txt`.
+        config: beams and scales.
+    """
+
+    def __init__(self, graph: Any, lm: NgramLm, words: SymbolTable, config: DecoderConfig) -> None:
+        self._graph, self._lm, self._words, self._config = graph, lm, words, config
+        self._search = kaldi_decoder.LatticeSimpleDecoderConfig(beam=config.beam, lattice_beam=config.lattice_beam)
+
+    def decode(self, utt: str, log_probs: npt.NDArray[np.float32]) -> Decoded:
+        """Decode one utterance.
+
+        Args:
+            utt: its id.
+            log_probs: natural-log class probabilities ``(T, C)``, class 0 is the blank.
+
+        Raises:
+            BadInput: NaN among the scores.
+        """
+        if np.isnan(log_probs).any():
+            raise BadInput(f"utterance {utt}: the acoustic model's output holds NaN; train the model again")
+        scale = self._config.acoustic_scale
+        decoder = kaldi_decoder.LatticeSimpleDecoder(self._graph, self._search)
+        scores = np.ascontiguousarray(scale * log_probs, dtype=np.float32)
+        if not len(scores) or not decoder.decode(kaldi_decoder.DecodableCtc(scores)):
+            return self._nothing(utt, log_probs)
+        found, raw = decoder.get_raw_lattice()
+        if not found or raw.num_states == 0:
+            return self._nothing(utt, log_probs)
+        partial = np.isinf(decoder.final_relative_cost())
+        lattice = make_word_lattice(fst_to_arrays(raw), self._lm, self._words, scale, self._config.lattice_beam)
+        hyps = best_paths(lattice, self._config.n_best, self._words, scale)
+        problem = "no path reached the end of a sentence; the best partial ones are taken" if partial else None
+        return Decoded(NBest(utt, hyps), to_kaldi(utt, lattice), problem)
+
+    def _nothing(self, utt: str, log_probs: npt.NDArray[np.float32]) -> Decoded:
+        """No words: all frames blank, scored as such."""
+        hyp = Hyp("", float(log_probs[:, 0].sum(dtype=np.float64)), self._lm.score([]))
+        return Decoded(NBest(utt, [hyp]), None, "no path survived; the hypothesis is empty (try a larger beam)")
