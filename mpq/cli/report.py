@@ -5,6 +5,7 @@ Reads   EXP/results.jsonl (one result record a line) and EXP/report.yaml, which 
           synthetic: true                      if the speech is: this is then said wherever numbers are shown
           tune_set: dev                        the set on which weights were tuned
           facts: {Recipe: mini, Date: ...}     shown as they are
+          columns: {train min: ...}            what the columns mean that the records bring themselves
           curves: [{title: ..., y_title: ..., metric: perplexity, files: {LSTM: lm/lstm/metrics.jsonl}}]
 Writes  EXP/RESULTS.md, EXP/report.html (one file, nothing fetched) and EXP/size_wer.png.
 
@@ -26,12 +27,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Runs ``mpq report``."""
-    from mpq.score import load_report, make_table, print_table, write_report
+    from mpq.score import load_report, print_table, write_report
 
     exp = Path(args.exp)
     report = load_report(exp)
     write_report(exp, report)
-    print_table(make_table(report.records, report.tune_set))
+    print_table(report.table)
     systems = len({record.system for record in report.records})
     note = "; the speech is synthetic" if report.synthetic else ""
     print(f"report: {systems} systems{note}: {exp / 'RESULTS.md'}, {exp / 'report.html'}, {exp / 'size_wer.png'}")

@@ -39,6 +39,7 @@ class Report:
         synthetic: whether the speech is synthetic, which is then said plainly.
         tune_set: set on which weights were tuned.
         curves: training curves.
+        columns: what the columns mean that the records bring themselves.
     """
 
     title: str
@@ -48,6 +49,12 @@ class Report:
     synthetic: bool = False
     tune_set: str = "dev"
     curves: Sequence[Curves] = ()
+    columns: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def table(self) -> Table:
+        """The results table."""
+        return make_table(self.records, self.tune_set, self.columns)
 
     @property
     def test_set(self) -> str:
@@ -58,7 +65,7 @@ class Report:
 
 def render_html(report: Report) -> str:
     """The report as a self-contained HTML page."""
-    table = make_table(report.records, report.tune_set)
+    table = report.table
     data = size_wer(report.records, report.test_set)
     banner = f'<p class="banner" role="note">{_text(SYNTHETIC_NOTE)}</p>' if report.synthetic else ""
     parts = [

@@ -24,7 +24,7 @@ body {
   margin: 0; background: var(--ground); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
 }
-main { max-width: 1180px; margin: 0 auto; padding: 40px 24px 56px; }
+main { max-width: 1240px; margin: 0 auto; padding: 40px 24px 56px; }
 h1 { font-size: 30px; line-height: 1.2; letter-spacing: -0.015em; margin: 0 0 6px; }
 h2 { font-size: 19px; letter-spacing: -0.005em; margin: 0 0 4px; }
 h3 { font-size: 15px; margin: 0 0 8px; }
@@ -49,7 +49,7 @@ section {
 .highlight .name { font-size: 13px; font-weight: 600; margin-bottom: 2px; }
 .scroll { overflow-x: auto; margin: 14px -24px -22px; padding: 0 24px 22px; }
 table { border-collapse: collapse; width: 100%; font-size: 14.5px; font-variant-numeric: tabular-nums; }
-th, td { padding: 9px 12px; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--rule); }
+th, td { padding: 9px 10px; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--rule); }
 th { font-size: 12.5px; line-height: 1.3; color: var(--soft); font-weight: 600; vertical-align: bottom; }
 th { white-space: normal; min-width: 74px; }
 tbody tr:last-child td { border-bottom: 0; }

@@ -10,7 +10,7 @@ from mpq.io import BadInput, PathLike, atomic_write, read_jsonl, read_yaml
 from mpq.score.page import SYNTHETIC_NOTE, Curves, Report, render_html
 from mpq.score.plot import size_wer, size_wer_plot
 from mpq.score.records import read_results
-from mpq.score.table import make_table, render_markdown
+from mpq.score.table import render_markdown
 
 _TITLE = "Results"
 
@@ -32,9 +32,10 @@ def load_report(exp: PathLike) -> Report:
         title=given.take("title", str, _TITLE),
         records=records,
         summary=given.take("summary", str, ""),
-        facts={str(name): str(value) for name, value in given.take("facts", dict, {}).items()},
+        facts=_texts(given.take("facts", dict, {})),
         synthetic=given.take("synthetic", bool, False),
         tune_set=given.take("tune_set", str, "dev"),
+        columns=_texts(given.take("columns", dict, {})),
         curves=[_read_curves(root, _Given(path, item)) for item in given.take("curves", list, [])],
     )
     given.finish()
@@ -54,7 +55,7 @@ def write_report(exp: PathLike, report: Report) -> None:
 
 def render_results(report: Report) -> str:
     """The report in Markdown: the table, the plot, what the columns mean, and what was run."""
-    table = make_table(report.records, report.tune_set)
+    table = report.table
     parts = [f"# {report.title}", report.summary]
     if report.synthetic:
         parts.append(f"> **{SYNTHETIC_NOTE}**")
@@ -65,6 +66,10 @@ def render_results(report: Report) -> str:
     if facts:
         parts += ["## What was run", "\n".join(facts)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _texts(given: Mapping[object, object]) -> dict[str, str]:
+    return {str(name): str(value) for name, value in given.items()}
 
 
 class _Given:

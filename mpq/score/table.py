@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,12 +65,15 @@ class Table:
         return [[column.cell(row) for column in self.columns] for row in self.rows]
 
 
-def make_table(records: Sequence[ResultRecord], tune_set: str = "dev") -> Table:
+def make_table(
+    records: Sequence[ResultRecord], tune_set: str = "dev", meanings: Mapping[str, str] | None = None
+) -> Table:
     """Put records into rows, one a system, and columns, of which only those are made that have a value.
 
     Args:
         records: what to show, in order.
         tune_set: set on which weights were tuned: its rate is shown without interval or test.
+        meanings: what the columns mean that the records bring themselves.
     """
     rows: dict[str, Row] = {}
     for record in records:
@@ -89,7 +92,7 @@ def make_table(records: Sequence[ResultRecord], tune_set: str = "dev") -> Table:
         *_cost_columns(),
         *([_tuned_column(tune_set)] if tune_set in sets else []),
         *(column for name in test_sets for column in _test_columns(name, records, len(test_sets) == 1)),
-        *_extra_columns(records),
+        *_extra_columns(records, meanings or {}),
     ]
     shown = [column for column in columns if any(column.cell(row) != EMPTY for row in rows.values())]
     return Table(shown, list(rows.values()))
@@ -238,7 +241,7 @@ def _test_columns(name: str, records: Sequence[ResultRecord], alone: bool) -> li
     ]
 
 
-def _extra_columns(records: Sequence[ResultRecord]) -> list[Column]:
+def _extra_columns(records: Sequence[ResultRecord], meanings: Mapping[str, str]) -> list[Column]:
     """Columns that the records bring themselves."""
 
     def column(key: str) -> Column:
@@ -246,7 +249,7 @@ def _extra_columns(records: Sequence[ResultRecord]) -> list[Column]:
             value = row.any.extra.get(key)
             return value if isinstance(value, str) else _number(value, "{:.3g}")
 
-        return Column(key, "", cell)
+        return Column(key, meanings.get(key, ""), cell)
 
     return [column(key) for key in dict.fromkeys(key for record in records for key in record.extra)]
 

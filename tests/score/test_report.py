@@ -184,7 +184,16 @@ def exp(tmp_path: Path, report: Report) -> Path:
     curves = [
         {"title": "LM", "y_title": "perplexity", "metric": "perplexity", "files": {"LSTM": "lm/lstm/metrics.jsonl"}}
     ]
-    write_yaml(folder / "report.yaml", {"title": "A run", "synthetic": True, "facts": {"Seed": 3}, "curves": curves})
+    write_yaml(
+        folder / "report.yaml",
+        {
+            "title": "A run",
+            "synthetic": True,
+            "facts": {"Seed": 3},
+            "columns": {"train min": "Minutes."},
+            "curves": curves,
+        },
+    )
     return folder
 
 
@@ -201,6 +210,7 @@ def test_folder_to_report(exp: Path, report: Report) -> None:
     text = (exp / "RESULTS.md").read_text()
     assert text.startswith("# A run\n\n> **This corpus is synthetic")
     assert "- Seed: 3" in text
+    assert "- **train min**: Minutes.\n" in text
     (exp / "report.yaml").unlink()
     assert load_report(exp).title == "Results"
 
