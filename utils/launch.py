@@ -74,7 +74,9 @@ def wait(job: submitit.Job[int], output: Path, cluster: str) -> int:
     """
     tail = Tail(output)
     seen = time.monotonic()
-    while not job.done():
+    result = job.paths.result_pickle
+    # not job.done() on SLURM: it asks sacct, which sites without accounting answer with an error each time
+    while not (result.exists() or (cluster == "local" and job.done())):
         tail.copy()
         if cluster == "slurm" and in_queue(job.job_id):
             seen = time.monotonic()
@@ -82,8 +84,11 @@ def wait(job: submitit.Job[int], output: Path, cluster: str) -> int:
             break
         time.sleep(POLL_SECONDS)
     tail.copy()
-    if not job.paths.result_pickle.exists():
-        print(f"job {job.job_id} ended without a result (state {job.state}); see {job.paths.stderr}", flush=True)
+    if not result.exists():
+        print(
+            f"job {job.job_id} ended without a result (cancelled, out of memory or time?); see {job.paths.stdout}",
+            flush=True,
+        )
         return 1
     return job.result()
 
