@@ -106,10 +106,11 @@ def int_product(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) ->
 class _IntLinear(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, surrogate: Tensor
+        ctx: Any, x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, surrogate: Tensor
     ) -> Tensor:
         out, rows, row_scale = int_product(x, codes, scale, bias)
         ctx.save_for_backward(rows, row_scale, surrogate)
+        ctx.dtype = gradient_dtype(x.device)
         return out
 
     @staticmethod
@@ -117,10 +118,24 @@ class _IntLinear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, row_scale, surrogate = ctx.saved_tensors
         flat = grad.reshape(-1, grad.shape[-1])
-        grad_x = grad @ surrogate if ctx.needs_input_grad[0] else None
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_x = gradient_product(grad, surrogate, ctx.dtype)
+        if ctx.needs_input_grad[4]:
+            grad_weight = gradient_product(flat.t(), rows.to(torch.float32).mul_(row_scale), ctx.dtype)
         grad_bias = flat.sum(0) if ctx.needs_input_grad[3] else None
-        grad_weight = flat.t() @ rows.to(torch.float32).mul_(row_scale) if ctx.needs_input_grad[4] else None
         return grad_x, None, None, grad_bias, grad_weight
+
+
+def gradient_dtype(device: torch.device) -> torch.dtype:
+    """The number format of gradient products: autocast's where it is on, else float32; the forward pass stays exact."""
+    on = torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if on else torch.float32
+
+
+def gradient_product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """a @ b in `dtype`, returned as float32."""
+    return (a.to(dtype) @ b.to(dtype)).to(torch.float32)
 
 
 def straight_through(latent: Tensor, quantized: Quantized, precision: Precision) -> Tensor:

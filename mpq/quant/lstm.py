@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
-from mpq.quant.integer import int_product
+from mpq.quant.integer import gradient_dtype, gradient_product, int_product
 from mpq.quant.table import Quantized
 
 
@@ -91,18 +91,19 @@ def _sigmoid_of_minus(x: Tensor) -> Tensor:
 class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, gates: Tensor, h: Tensor, c: Tensor, weight: Quantized | Tensor, surrogate: Tensor
+        ctx: Any, gates: Tensor, h: Tensor, c: Tensor, weight: Quantized | Tensor, surrogate: Tensor
     ) -> tuple[Tensor, Tensor]:
         seen = gates.new_empty(*gates.shape[:2], h.shape[1])
         steps = _run(gates, h, c, weight, seen)
         ctx.save_for_backward(c, steps.c, steps.tanh_c, steps.active, seen, surrogate)
+        ctx.dtype = gradient_dtype(h.device)
         return steps.h, steps.c
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_h: Tensor, grad_c: Tensor) -> tuple[Tensor | None, ...]:
         c_first, c_all, tanh_c, active, seen, surrogate = ctx.saved_tensors
-        size = c_first.shape[1]
+        size, weight = c_first.shape[1], surrogate.to(ctx.dtype)
         slope = active * (1 - active)  # derivative of a gate by what goes into it
         torch.sub(1, active[..., 2 * size : 3 * size].square(), out=slope[..., 2 * size : 3 * size])
         grad = torch.empty_like(active)
@@ -118,6 +119,6 @@ class _Recurrence(torch.autograd.Function):
             torch.mul(dh, tanh_c[t], out=into[:, 3])
             grad[t] *= slope[t]
             dc = dc * f
-            dh = grad[t] @ surrogate
-        grad_weight = grad.flatten(0, 1).t() @ seen.flatten(0, 1)
+            dh = gradient_product(grad[t], weight, ctx.dtype)
+        grad_weight = gradient_product(grad.flatten(0, 1).t(), seen.flatten(0, 1), ctx.dtype)
         return grad, dh, dc, None, grad_weight
