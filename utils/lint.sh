@@ -19,7 +19,7 @@ lint() {
 }
 mapfile -t scripts < <(git ls-files -co --exclude-standard '*.sh' '.ci/run')
 lint "ruff check" ruff check .
-lint "ruff format" ruff format --check --quiet .
+lint "ruff format" ruff format --check --output-format concise .
 lint "mypy --strict" mypy
 lint shellcheck shellcheck --external-sources --source-path="$root" "${scripts[@]}"
 lint import-linter lint-imports --no-cache --no-logo

@@ -210,7 +210,7 @@ class Runner:
         self.mark_path(step).unlink(missing_ok=True)
         taken, self.free_gpus = self.free_gpus[: step.gpus], self.free_gpus[step.gpus :]
         threads = step.threads or threads
-        env = dict(os.environ, OMP_NUM_THREADS=str(threads))
+        env = dict(os.environ, OMP_NUM_THREADS=str(threads), PYTHONUNBUFFERED="1")
         command = step.command
         if self.slurm:
             launcher = [sys.executable, str(Path(__file__).with_name("launch.py")), "--name"]
@@ -367,7 +367,9 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads any more
         return 141
     except OSError as error:
-        print(f"{args.recipe}: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        # a write has no name: on a full disk it was a log or a mark
+        place = error.filename or args.exp_dir
+        print(f"{args.recipe}: error: {place}: {error.strerror}", file=sys.stderr)
         return 2
     return 0
 

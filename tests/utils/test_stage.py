@@ -173,6 +173,15 @@ def test_unknown_program(project: Project) -> None:
     assert "odd: cannot run no-such-program: No such file or directory" in failed.stderr
 
 
+def test_full_disk_for_logs_is_one_line(project: Project) -> None:
+    project.recipe("if stage 1; then step talk -- echo words; fi")
+    (project.exp / "log").mkdir(parents=True)
+    (project.exp / "log" / "stage1.talk.log").symlink_to("/dev/full")
+    failed = project.run()
+    assert failed.returncode == 2
+    assert failed.stderr == f"toy: error: {project.exp}: No space left on device\n"
+
+
 @pytest.mark.parametrize(
     ("step", "message"),
     [
