@@ -1,7 +1,7 @@
 """Train an acoustic model: CNN-TDNN, by CTC and then lattice-free MMI.
 
 Reads   the features of `mpq features` (training and held-out), the lexicon and phones of `mpq lang`, a YAML file.
-Writes  OUT/model.mpq, the epoch with the lowest phone error rate on the held-out features; OUT/metrics.jsonl,
+Writes  OUT/model.mpq, the epoch with the lowest LF-MMI loss on the held-out features; OUT/metrics.jsonl,
         OUT/tensorboard and OUT/checkpoint.pt. A killed run continues at its last finished epoch.
 
 Example:
@@ -31,23 +31,25 @@ def run(args: Namespace) -> None:
     import time
     from pathlib import Path
 
-    from mpq.am import Tdnn, save_am
+    from mpq.am import Tdnn, TdnnConfig, save_am
     from mpq.data.batches import FeatureSet
     from mpq.lang.lexicon import read_lexicon
     from mpq.train.am import AmConfig, AmTask, run_key
-    from mpq.train.loop import fit
+    from mpq.train.loop import FitConfig, fit
 
     started = time.monotonic(), time.process_time()
-    config = AmConfig(**{name: args[name] for name in AmConfig.__dataclass_fields__})
+    options = {name: args[name] for name in AmConfig.__dataclass_fields__}
+    options["model"], options["fit"] = TdnnConfig(**args.model.as_dict()), FitConfig(**args.fit.as_dict())
+    config = AmConfig(**options)
     lexicon = read_lexicon(Path(args.lang))
     task = AmTask(config, FeatureSet(args.train), FeatureSet(args.dev), lexicon)
     result = fit(task, config.fit, args.out, key=run_key(config, [args.train, args.dev], lexicon))
     assert isinstance(task.model, Tdnn)
-    figures = {"per": round(result.best["loss"], 2), "epoch": result.best_epoch}
+    figures = {"dev_loss": round(result.best["loss"], 4), "epoch": result.best_epoch}
     path = Path(args.out) / "model.mpq"
     save_am(path, task.model, lexicon.phones, figures)
     minutes, cpu = (time.monotonic() - started[0]) / 60, (time.process_time() - started[1]) / 60
     print(
-        f"train-am: epoch {result.best_epoch} of {config.fit.epochs}, phone error rate {figures['per']} %, "
+        f"train-am: epoch {result.best_epoch} of {config.fit.epochs}, LF-MMI loss {figures['dev_loss']} per frame, "
         f"{minutes:.1f} min ({cpu:.1f} CPU min): {path}"
     )

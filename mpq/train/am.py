@@ -57,7 +57,7 @@ class AmTask:
     Args:
         config: how to train.
         train: training features, sped-up copies included.
-        dev: held-out features; the phone error rate on them decides which epoch is kept.
+        dev: held-out features; the LF-MMI loss on them decides which epoch is kept.
         lexicon: pronunciations.
 
     Raises:
@@ -75,6 +75,8 @@ class AmTask:
         self.denominator = ctc_graph(self.phone_lm.fsa)
         self._numerators: dict[str, Fsa] = {}
         _check_lengths(train, self.numerator)
+        if not any(self._is_known(text) for text in dev.texts):
+            raise BadInput(f"{dev.path}: every utterance has a word outside the lexicon of {len(lexicon)} words")
 
     def numerator(self, text: str) -> Fsa:
         """Frame-level acceptor of all pronunciations of `text`, weighted by the phone n-gram model."""
@@ -82,6 +84,9 @@ class AmTask:
             phones = pronunciation_graph([self.lexicon.pronunciations(word) for word in text.split()])
             self._numerators[text] = ctc_graph(apply_phone_ngram(phones, self.phone_lm))
         return self._numerators[text]
+
+    def _is_known(self, text: str) -> bool:
+        return bool(text.split()) and all(word in self.lexicon for word in text.split())
 
     def steps_per_epoch(self) -> int:
         """Batches of an epoch."""
@@ -106,17 +111,29 @@ class AmTask:
         return losses.sum() / lengths.sum()
 
     def validate(self) -> dict[str, float]:
-        """Phone error rate of the best class of each frame on the held-out utterances, in percent."""
-        errors = phones = 0
+        """LF-MMI loss per frame on the held-out utterances, and the phone error rate of the best classes in percent.
+
+        The loss decides: without a language model the best class of a frame says little about an LF-MMI model.
+        Utterances with words outside the lexicon are left out: held-out text has some.
+        """
+        loss, frames, errors, phones = 0.0, 0, 0, 0
         device = next(self.model.parameters()).device
         for batch in batches(self.dev, max_frames=2 * self.config.max_frames):
             log_probs, lengths = self.model(batch.features.to(device), batch.lengths.to(device))
+            known = [i for i, text in enumerate(batch.texts) if self._is_known(text)]
+            log_probs, lengths = log_probs[known], lengths[known]
+            texts = [batch.texts[i] for i in known]
+            if not texts:
+                continue
+            numerators = [self.numerator(text) for text in texts]
+            loss += lfmmi_loss(log_probs, lengths, numerators, self.denominator).sum().item()
+            frames += int(lengths.sum())
             best = log_probs.argmax(-1).cpu()
-            for row, length, text in zip(best, lengths.tolist(), batch.texts, strict=True):
+            for row, length, text in zip(best, lengths.tolist(), texts, strict=True):
                 reference = [p for word in text.split() for p in self.lexicon.pronunciations(word)[0]]
                 errors += kaldialign.edit_distance(reference, collapse(row[:length].tolist()))["total"]
                 phones += len(reference)
-        return {"loss": 100.0 * errors / max(1, phones)}
+        return {"loss": loss / max(1, frames), "per": 100.0 * errors / max(1, phones)}
 
 
 def collapse(classes: Iterable[int], blank: int = 0) -> list[int]:

@@ -1,0 +1,41 @@
+"""Acoustic model files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mpq.am import Tdnn, TdnnConfig, load_am, save_am
+from mpq.io import BadInput
+from mpq.quant import save_model, uniform_plan
+
+PHONES = ["AA", "B", "K"]
+
+
+def make() -> Tdnn:
+    torch.manual_seed(3)
+    return Tdnn(TdnnConfig(hidden=24, dilations=[1, 2], channels=(4, 8)), len(PHONES) + 1).eval()
+
+
+def test_round_trip_gives_the_same_outputs(tmp_path: Path) -> None:
+    model = make()
+    save_am(tmp_path / "model.mpq", model, PHONES, {"epoch": 3})
+    features, lengths = torch.randn(2, 30, 80), torch.tensor([30, 20])
+    expected, _ = model(features, lengths)
+    stored, _ = load_am(tmp_path / "model.mpq", PHONES)(features, lengths)
+    assert torch.equal(stored, expected)
+
+
+def test_phones_of_another_graph(tmp_path: Path) -> None:
+    save_am(tmp_path / "model.mpq", make(), PHONES)
+    with pytest.raises(BadInput, match="trained for 3 phones that are not the 3 of the decoding graph"):
+        load_am(tmp_path / "model.mpq", ["AA", "K", "B"])
+
+
+def test_a_language_model_is_no_acoustic_model(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    save_model(tmp_path / "lm.mpq", model, "lstm", {}, uniform_plan(model, 32), "0")
+    with pytest.raises(BadInput, match=r"lm.mpq: holds a lstm model, expected an acoustic model"):
+        load_am(tmp_path / "lm.mpq")
