@@ -105,9 +105,7 @@ def int_product(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) ->
 
 class _IntLinear(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, surrogate: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, surrogate: Tensor) -> Tensor:
         out, rows, row_scale = int_product(x, codes, scale, bias)
         ctx.save_for_backward(rows, row_scale, surrogate)
         ctx.dtype = gradient_dtype(x.device)

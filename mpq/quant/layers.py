@@ -8,10 +8,12 @@ codes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from mpq.quant.integer import int_linear, straight_through
 from mpq.quant.lstm import recurrence
@@ -33,21 +35,30 @@ def weight_names(layer: nn.Module) -> list[str]:
 class Projector:
     """Projects a latent weight on its table, once for each value that the optimizer gives it.
 
-    A new value is noticed by the version counter that in-place operations raise; writing through ``.data`` is
-    not noticed.
+    A new value is noticed by the version counter that in-place operations raise and by the steps of any
+    optimizer (fused ones leave the counter alone). Writing through ``.data`` is not noticed.
     """
+
+    optimizer_steps: ClassVar[int] = 0  # of all optimizers
 
     def __init__(self, precision: Precision) -> None:
         self.precision = precision
-        self._key: tuple[int, int] | None = None
+        self._key: tuple[int, ...] = ()
         self._quantized: Quantized | None = None
 
     def __call__(self, weight: Tensor) -> Quantized:
-        key = (weight.data_ptr(), weight._version)
+        key = (weight.data_ptr(), weight._version, Projector.optimizer_steps)
         if self._quantized is None or key != self._key:
             with torch.inference_mode(False):
                 self._quantized, self._key = project(weight, self.precision), key
         return self._quantized
+
+
+def _count_step(*_: Any) -> None:
+    Projector.optimizer_steps += 1
+
+
+register_optimizer_step_post_hook(_count_step)
 
 
 class QuantModule(nn.Module):

@@ -49,7 +49,8 @@ def pack_codes(codes: Tensor, n_bits: int) -> Tensor:
     if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < radix:
         found = f"{int(codes.min())}..{int(codes.max())}"
         raise ValueError(f"codes {found} do not fit {n_bits} bits: expected 0..{radix - 1}")
-    groups = F.pad(codes, (0, -codes.shape[1] % per_group)).reshape(codes.shape[0], -1, per_group)
+    padded = F.pad(codes, (0, -codes.shape[1] % per_group))
+    groups = padded.reshape(codes.shape[0], padded.shape[1] // per_group, per_group)
     numbers = (groups.to(torch.int64) * _powers(radix, per_group, codes.device)).sum(-1)
     shifts = torch.arange(0, 8 * group_bytes, 8, device=codes.device)
     return (numbers.unsqueeze(-1) >> shifts).bitwise_and_(255).to(torch.uint8).flatten(1)
@@ -59,7 +60,7 @@ def unpack_codes(packed: Tensor, n_bits: int, columns: int) -> Tensor:
     """The (R, columns) uint8 codes of packed rows (R, row_bytes(n_bits, columns)) uint8."""
     radix, per_group, group_bytes = LAYOUT[n_bits]
     shifts = torch.arange(0, 8 * group_bytes, 8, device=packed.device)
-    groups = packed.reshape(packed.shape[0], -1, group_bytes)
+    groups = packed.reshape(packed.shape[0], packed.shape[1] // group_bytes, group_bytes)
     numbers = (groups.to(torch.int64) << shifts).sum(-1)
     codes = numbers.unsqueeze(-1) // _powers(radix, per_group, packed.device) % radix
     return codes.to(torch.uint8).flatten(1)[:, :columns]
@@ -104,7 +105,7 @@ def unpack_rows(packed: Tensor, precision: Precision, columns: int) -> Tensor:
             table = torch.tensor(levels(bits, precision.kind), dtype=torch.int8, device=packed.device)
             return table[unpack_codes(packed, bits, columns).int()]
         unpacked = group_levels.index_select(0, packed.flatten().int())
-        return unpacked.view(packed.shape[0], -1)[:, :columns]
+        return unpacked.view(packed.shape[0], unpacked.shape[1] * packed.shape[1])[:, :columns]
     codes = torch.empty(len(bits), columns, dtype=torch.int8, device=packed.device)
     start = 0
     for n, rows in _by_bits(bits):

@@ -79,8 +79,10 @@ class Quantized(NamedTuple):
 
     def dequantize(self) -> Tensor:
         """scale * codes, (rows, columns) float32."""
-        blocks = self.codes.to(torch.float32).view(self.codes.shape[0], self.scale.shape[1], -1)
-        return blocks.mul_(self.scale.unsqueeze(-1)).flatten(1)
+        rows, columns = self.codes.shape
+        groups = self.scale.shape[1]
+        blocks = self.codes.to(torch.float32).view(rows, groups, columns // groups)
+        return blocks.mul_(self.scale.unsqueeze(-1)).view(rows, columns)
 
 
 def nearest(values: Tensor, n_bits: int, kind: str = "uniform") -> Tensor:
