@@ -80,9 +80,9 @@ def synthesize(lib: Any, voice: str, rate: int, pitch: int, text: str) -> bytes:
         raise EspeakError(f"espeak refused rate {rate} or pitch {pitch}")
     if lib.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8, None, None) != 0:
         raise EspeakError(f"espeak could not speak {text!r}")
-    if not samples:
+    if not (sound := samples.tobytes()).strip(b"\0"):
         raise EspeakError(f"espeak made no sound for {text!r}")
-    return samples.tobytes()
+    return sound
 
 
 def _answer(lib: Any, line: bytes) -> None:

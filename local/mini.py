@@ -98,7 +98,7 @@ def plan_train(verses: Sequence[Verse], hours: float, seed: int) -> list[tuple[V
         seconds += _seconds(verses[index], row.rate)
         plan.append((verses[index], row))
     if seconds < 3600 * hours:
-        raise BadInput(f"--hours {hours:g}: the training books give {seconds / 3600:.1f} hours; ask for fewer")
+        raise BadInput(f"--hours {hours:g}: the training books give {seconds / 3600:.1f}; ask for fewer")
     return plan
 
 

@@ -79,7 +79,7 @@ def run(args: Namespace) -> None:
     options = {"smoke": args.smoke, "nj": args.nj, "seed": args.seed}
     if args.hours is not None:
         if "hours" not in inspect.signature(module.prepare).parameters:
-            raise BadInput(f"--hours {args.hours:g}: {args.corpus} is recorded, not generated; leave the option out")
+            raise BadInput(f"--hours {args.hours:g}: {args.corpus} is recorded speech; leave the option out")
         options["hours"] = args.hours
     corpus_dir = Path(args.corpus_dir) if args.corpus_dir else None
     summary = module.prepare(Path(args.out), corpus_dir=corpus_dir, **options)
