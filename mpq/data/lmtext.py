@@ -241,7 +241,7 @@ def _tokenize(path: Path, tokenizer: Tokenizer, folder: Path) -> None:
             counts["words"] += len(words)
             counts["oov"] += tokenizer.count_oov(line) if tokenizer.unk in ids else 0
             starts.write(np.int64(counts["units"]).tobytes())
-    if not counts["sentences"]:
-        raise BadInput(f"{path}: holds no sentence; expected text, one sentence a line")
+        if not counts["sentences"]:
+            raise BadInput(f"{path}: holds no sentence; expected text, one sentence a line")
     with atomic_write(folder / "meta.json") as meta:
         json.dump(counts, meta)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mpq.lm.files import LoadedLm, load_lm, save_lm
 from mpq.lm.model import LanguageModel, LmConfig, LstmLm, TransformerLm, build_lm
-from mpq.lm.perplexity import Perplexity, max_tokens, perplexity
+from mpq.lm.ppl import Perplexity, max_tokens, perplexity
 
 __all__ = [
     "LanguageModel",

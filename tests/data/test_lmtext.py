@@ -1,0 +1,138 @@
+"""Units of sentences on disk come back complete, shuffled by seed and epoch, in batches of bounded size."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sentencepiece
+import torch
+
+from mpq.data import lmtext
+from mpq.data.lmtext import LmBatch, LmText, Tokenizer, cut_by_tokens, load_tokenizer, open_lm_text, pad_sentences
+from mpq.io import BadInput
+
+
+@pytest.fixture
+def units(tmp_path: Path) -> Tokenizer:
+    path = tmp_path / "words.txt"
+    path.write_text("<eps> 0\n" + "".join(f"w{i} {i + 1}\n" for i in range(50)) + "#0 51\n")
+    return Tokenizer(path)
+
+
+@pytest.fixture
+def text(units: Tokenizer, tmp_path: Path) -> tuple[LmText, list[str]]:
+    rng = np.random.default_rng(0)
+    lines = [" ".join(f"w{w}" for w in rng.integers(0, 52, rng.integers(1, 20))) for _ in range(300)]
+    (tmp_path / "text").write_text("\n".join(lines) + "\n\n")
+    return open_lm_text(tmp_path / "text", units, tmp_path / "cache"), lines
+
+
+def sentences(batch: LmBatch) -> list[tuple[int, ...]]:
+    return [tuple(row[keep].tolist()) for row, keep in zip(batch.targets, batch.mask, strict=True)]
+
+
+@pytest.mark.parametrize("window", [64, 1 << 17])
+def test_every_sentence_once_an_epoch(
+    text: tuple[LmText, list[str]], units: Tokenizer, monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    monkeypatch.setattr(lmtext, "WINDOW", window)
+    corpus, lines = text
+    expected = Counter((*units.encode(line), units.eos) for line in lines)
+    orders = []
+    for epoch in range(2):
+        batches = list(corpus.batches(64, seed=1, epoch=epoch))
+        assert len(batches) == corpus.n_batches(64)
+        assert all(batch.inputs.numel() <= 64 for batch in batches)
+        orders.append([s for batch in batches for s in sentences(batch)])
+        assert Counter(orders[-1]) == expected
+        again = [s for batch in corpus.batches(64, seed=1, epoch=epoch) for s in sentences(batch)]
+        assert again == orders[-1]
+    assert orders[0] != orders[1]
+
+
+def test_counts(text: tuple[LmText, list[str]]) -> None:
+    corpus, lines = text
+    tokens = " ".join(lines).split()
+    assert (corpus.n_sentences, corpus.n_words, corpus.n_units) == (300, len(tokens), len(tokens))
+    assert corpus.n_oov == sum(token in ("w50", "w51") for token in tokens) > 0
+
+
+def test_padding() -> None:
+    batch = pad_sentences([[5, 6], []], bos=1, eos=2)
+    assert batch.inputs.tolist() == [[1, 5, 6], [1, 2, 2]]
+    assert batch.targets.tolist() == [[5, 6, 2], [2, 2, 2]]
+    assert batch.mask.tolist() == [[True, True, True], [True, False, False]]
+    assert batch.inputs.dtype == torch.int64
+
+
+def test_cuts_are_complete_and_bounded() -> None:
+    lengths = np.array([30, 9, 9, 4, 4, 4, 1])
+    cuts = cut_by_tokens(lengths, 18)
+    assert cuts == [(0, 1), (1, 3), (3, 7)]
+
+
+def test_text_is_tokenized_once(units: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "text").write_text("w1 w2\n")
+    open_lm_text(tmp_path / "text", units, tmp_path / "cache")
+    monkeypatch.setattr(lmtext, "_tokenize", None)
+    assert open_lm_text(tmp_path / "text", units, tmp_path / "cache").n_units == 2
+
+
+def test_changed_text_is_noticed(units: Tokenizer, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("w1 w2\n")
+    open_lm_text(tmp_path / "text", units, tmp_path / "cache")
+    (tmp_path / "text").write_text("w1 w2 w3\n")
+    assert open_lm_text(tmp_path / "text", units, tmp_path / "cache").n_units == 3
+
+
+def test_sentencepiece(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("the king went up\nthe people went down\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "text"), model_prefix=str(tmp_path / "tokenizer"), vocab_size=18, minloglevel=2
+    )
+    units = load_tokenizer(tmp_path)
+    ids = units.encode("the king went down")
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    assert (units.kind, len(units), ids) == ("sentencepiece", 18, pieces.encode("the king went down"))
+    assert (units.bos, units.eos, units.unk) == (1, 2, 0)
+    assert units.count_oov("the king") == 0
+    assert units.count_oov("the KING zzz people") == 2
+
+
+def test_oov_is_unk(units: Tokenizer) -> None:
+    assert units.encode("w0 nothing w49") == [3, units.unk, 52]
+    assert len(units) == 53
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("a 1\nb 2\na 3\n", "words.txt:3: 'a' is there twice"), ("<eps> 0\n", "holds no word")],
+)
+def test_bad_word_list(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "words.txt").write_text(content)
+    with pytest.raises(BadInput, match=message):
+        load_tokenizer(tmp_path / "words.txt")
+
+
+def test_bad_files(units: Tokenizer, tmp_path: Path) -> None:
+    empty = tmp_path / "folder"
+    empty.mkdir()
+    with pytest.raises(BadInput, match="no such file"):
+        open_lm_text(tmp_path / "nothing", units, tmp_path)
+    with pytest.raises(BadInput, match="no such file"):
+        load_tokenizer(tmp_path / "nothing.model")
+    with pytest.raises(BadInput, match="neither"):
+        load_tokenizer(empty)
+    (tmp_path / "bad.model").write_text("no model")
+    with pytest.raises(BadInput, match="not a sentencepiece model"):
+        load_tokenizer(tmp_path / "bad.model")
+    (tmp_path / "empty").write_text("\n \n")
+    with pytest.raises(BadInput, match="holds no sentence"):
+        open_lm_text(tmp_path / "empty", units, tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*/*"))
+    (tmp_path / "book").write_text("w1\n" + "w1 " * 5000 + "\n")
+    with pytest.raises(BadInput, match="book:2: 5000 units"):
+        open_lm_text(tmp_path / "book", units, tmp_path / "cache")

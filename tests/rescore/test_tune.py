@@ -1,0 +1,119 @@
+"""Tuned weights are the best of the grid, by brute force over everything that was tried."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mpq.io import BadInput, Hyp, NBest
+from mpq.rescore import Weights, best_texts, oracle, rerank, tune
+from mpq.rescore.combine import error_count
+from mpq.rescore.tune import LM_WEIGHTS, NGRAM_WEIGHTS, WORD_BONUSES, ErrorSurface
+
+WORDS = ["a", "b", "c", "d"]
+
+
+def made_up(seed: int, with_lm: bool = True) -> tuple[list[NBest], dict[str, list[str]]]:
+    """Lists of different lengths whose scores say something about the errors."""
+    rng = np.random.default_rng(seed)
+    nbests, refs = [], {}
+    for u in range(25):
+        ref = list(rng.choice(WORDS, rng.integers(1, 7)))
+        hyps = []
+        for _ in range(rng.integers(1, 12)):
+            hyp = [str(rng.choice(WORDS)) if rng.random() < 0.3 else str(word) for word in ref if rng.random() < 0.9]
+            wrong = abs(len(ref) - len(hyp)) + sum(a != b for a, b in zip(ref, hyp, strict=False))
+            am, lm, nnlm = (float(-wrong + rng.normal() * spread) for spread in (3.0, 3.0, 1.0))
+            hyps.append(Hyp(" ".join(hyp), am, lm, nnlm if with_lm else None))
+        nbests.append(NBest(f"u{u}", hyps))
+        refs[f"u{u}"] = [str(word) for word in ref]
+    return nbests, refs
+
+
+def errors_of(nbests: list[NBest], refs: dict[str, list[str]], weights: Weights) -> int:
+    best = best_texts(rerank(nbest, weights) for nbest in nbests)
+    return sum(error_count(words, " ".join(best[utt])) for utt, words in refs.items())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_surface_equals_reranking_and_scoring(seed: int) -> None:
+    nbests, refs = made_up(seed)
+    surface = ErrorSurface(nbests, refs)
+    rng = np.random.default_rng(seed)
+    for _ in range(20):
+        weights = Weights(*map(float, rng.normal(size=3)))
+        assert surface.errors(weights) == errors_of(nbests, refs, weights)
+
+
+@pytest.mark.parametrize("with_lm", [True, False])
+def test_tuning_is_at_least_as_good_as_brute_force(with_lm: bool) -> None:
+    nbests, refs = made_up(7, with_lm)
+    tuned = tune(nbests, refs)
+    lm_weights = LM_WEIGHTS if with_lm else (0.0,)
+    grid = [errors_of(nbests, refs, Weights(*point)) for point in product(NGRAM_WEIGHTS, lm_weights, WORD_BONUSES)]
+    assert tuned.errors == errors_of(nbests, refs, tuned.weights) <= min(grid)
+    assert tuned.rate == pytest.approx(100 * tuned.errors / sum(map(len, refs.values())))
+    assert tune(nbests, refs) == tuned
+    if not with_lm:
+        assert tuned.weights.lm_weight == 0.0
+    assert oracle(nbests, refs).errors <= tuned.errors
+
+
+def test_ties_go_to_the_smallest_weights() -> None:
+    nbests = [NBest("u", [Hyp("a b", -1.0, -1.0, -1.0), Hyp("a", -9.0, -9.0, -9.0)])]
+    assert tune(nbests, {"u": ["a", "b"]}).weights == Weights(0.0, 0.0, 0.0)
+
+
+def test_the_useful_score_gets_the_weight() -> None:
+    nbests = [
+        NBest("u1", [Hyp("a b", -1.0, -1.0, -9.0), Hyp("a c", -2.0, -1.0, -1.0)]),
+        NBest("u2", [Hyp("d", -1.0, -1.0, -8.0), Hyp("c", -2.0, -1.0, -1.0)]),
+    ]
+    tuned = tune(nbests, {"u1": ["a", "c"], "u2": ["c"]})
+    assert tuned.errors == 0
+    assert 1 / 7 < tuned.weights.lm_weight <= 0.25
+
+
+def test_oracle_finds_the_best_of_each_list() -> None:
+    nbests = [NBest("u1", [Hyp("a b", 0.0, 0.0), Hyp("a c", 0.0, 0.0)]), NBest("u2", [Hyp("", 0.0, 0.0)])]
+    result = oracle(nbests, {"u1": ["a", "c"], "u2": ["d"]})
+    assert (result.errors, result.dels, result.words) == (1, 1, 3)
+
+
+def test_rerank_sorts_and_keeps_ties_in_order() -> None:
+    nbest = NBest("u", [Hyp("a", -1.0, 0.0), Hyp("b", -1.0, 0.0), Hyp("c d", 0.0, -2.0)])
+    ranked = rerank(nbest, Weights(ngram_weight=1.0, word_bonus=0.25))
+    assert [hyp.text for hyp in ranked.hyps] == ["a", "b", "c d"]
+    assert [hyp.score for hyp in ranked.hyps] == [-0.75, -0.75, -1.5]
+
+
+def test_weights_file(tmp_path: Path) -> None:
+    weights = Weights(0.125, 0.3, -1.5)
+    weights.write(tmp_path / "w.yaml")
+    assert Weights.read(tmp_path / "w.yaml") == weights
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lm_wieght: 1", "unknown key 'lm_wieght'"),
+        ("lm_weight: high", "expected a number"),
+        ("lm_weight: .nan", "finite"),
+    ],
+)
+def test_bad_weights_file(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "w.yaml").write_text(text)
+    with pytest.raises(BadInput, match=message):
+        Weights.read(tmp_path / "w.yaml")
+
+
+def test_bad_lists() -> None:
+    with pytest.raises(BadInput, match="utterance 'u': the n-best list is empty"):
+        rerank(NBest("u", []), Weights())
+    with pytest.raises(BadInput, match="give --lm"):
+        rerank(NBest("u", [Hyp("a", 0.0, 0.0)]), Weights(lm_weight=0.5))
+    with pytest.raises(BadInput, match="v"):
+        tune([NBest("u", [Hyp("a", 0.0, 0.0)])], {"v": ["a"]})
