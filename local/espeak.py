@@ -102,7 +102,10 @@ def _answer(lib: Any, line: bytes) -> None:
 def serve() -> None:
     """Answers requests from stdin until it is closed, each in a child forked from this unused process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the client; the server ends with its input
-    lib = load_library()
+    try:
+        lib = load_library()
+    except (ImportError, OSError, EspeakError) as error:
+        sys.exit(f"espeak: {error}; install espeakng-loader")
     for line in sys.stdin.buffer:
         child = os.fork()
         if child == 0:
@@ -131,17 +134,19 @@ class EspeakClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._server.stdin:
-            self._server.stdin.close()
-        self._server.wait()
+        self._server.kill()  # it holds nothing; closing its input would wait for a pipe that may be broken
+        self._server.communicate()
 
     def speak(self, request: Mapping[str, Any]) -> bytes:
         """Returns the samples of one request (`synthesize`), always the same for the same request."""
         stdin, stdout = self._server.stdin, self._server.stdout
         if stdin is None or stdout is None:
             raise EspeakError("the espeak server has no pipes")
-        stdin.write(json.dumps(dict(request)).encode() + b"\n")
-        stdin.flush()
+        try:
+            stdin.write(json.dumps(dict(request)).encode() + b"\n")
+            stdin.flush()
+        except BrokenPipeError:
+            raise EspeakError("the espeak server ended early") from None
         (count,) = struct.unpack("<i", _read_exactly(stdout, 4))
         data = _read_exactly(stdout, abs(count))
         if count < 0:

@@ -16,9 +16,9 @@ import soundfile
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
-from local.espeak import SAMPLE_RATE, EspeakClient
+from local.espeak import SAMPLE_RATE, EspeakClient, EspeakError
 from mpq.data.audio import write_flac
-from mpq.io import hash_config
+from mpq.io import BadInput, hash_config
 
 RATE = 16000
 NOISES = ("white", "pink", "babble")
@@ -148,6 +148,9 @@ def synthesize_chunk(chunk: Chunk) -> int:
     if todo:
         with EspeakClient() as client:
             for row in todo:
-                samples = record(client, row, chunk.tracks)
+                try:
+                    samples = record(client, row, chunk.tracks)
+                except EspeakError as error:
+                    raise BadInput(f"utterance {row.utt}: {error}; check the espeakng-loader package") from None
                 write_flac(chunk.directory / f"{row.utt}.flac", samples, RATE, row_hash(row))
     return len(todo)

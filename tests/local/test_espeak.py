@@ -39,6 +39,15 @@ def test_rate_and_pitch_are_heeded() -> None:
     assert 0.5 < len(samples) / 22050 < 4 and 3000 < np.abs(samples.astype(int)).max() < 32768
 
 
+def test_dead_server_is_an_error() -> None:
+    with EspeakClient() as client:
+        client.speak(REQUESTS[0])
+        client._server.kill()
+        client._server.wait()
+        with pytest.raises(EspeakError, match="ended early"):
+            client.speak(REQUESTS[0])
+
+
 def test_refusals_are_errors_and_the_server_lives_on() -> None:
     with EspeakClient() as client:
         # "en-gb" is a voice that espeak lists and refuses, and would keep the voice before

@@ -12,6 +12,7 @@ import soundfile
 
 from local.espeak import EspeakClient
 from local.synth import Chunk, Utterance, babble, is_done, pink, record, row_hash, synthesize_chunk, white
+from mpq.io import BadInput
 
 ROW = Utterance(
     utt="us-m1-01001001",
@@ -74,6 +75,12 @@ def test_babble_wraps_around(tmp_path: Path) -> None:
     soundfile.write(path, np.arange(100, dtype=np.int16), 16000)
     stretch = np.round(babble(250, np.random.default_rng(0), [path]) * 32768).astype(int)
     assert set(np.diff(stretch)) == {1, -99}
+
+
+def test_a_voice_that_espeak_lacks_names_the_utterance(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"utterance us-m1-01001001: espeak has no voice 'xx'"):
+        synthesize_chunk(Chunk(tmp_path, (replace(ROW, voices=("xx",)),)))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_only_complete_files_of_the_same_row_are_kept(tmp_path: Path) -> None:
