@@ -1,12 +1,14 @@
 """Make everything that depends on words: lexicon, units, n-gram model and decoding graph.
 
-Reads   text files, one sentence a line: their words are the vocabulary. Pronunciations come from --dictionary
-        (default: CMUdict), and from espeak for words outside it unless --g2p none.
+Reads   text files, one sentence a line: their words are the vocabulary of the n-gram model and of the graph. Words
+        of --transcripts get pronunciations too (acoustic training needs them), and nothing else. Pronunciations
+        come from --dictionary (default: CMUdict), and from espeak for words outside it unless --g2p none.
 Writes  OUT/{lexicon,phones,words}.txt, OUT/tokenizer.model (sentencepiece; not with --units 0), OUT/lm.arpa
         (from --text, or a copy of --arpa) and OUT/HLG.fst.
 
 Example:
-  mpq lang --text exp/data/lm/train.txt --out exp/lang --order 3 --prune 3e-6 --units 1000
+  mpq lang --text exp/data/lm/train.txt --transcripts exp/data/{train,dev}/text --out exp/lang \\
+    --order 3 --prune 3e-6 --units 1000
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``mpq lang``."""
     parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these options")
     parser.add_argument("--text", type=str, nargs="+", required=True, metavar="FILE", help="text, one sentence a line")
+    parser.add_argument(
+        "--transcripts", type=str, nargs="+", default=[], metavar="FILE",
+        help="Kaldi text files of the acoustic training and held-out data")
     parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder to write")
     parser.add_argument(
         "--dictionary", type=str, nargs="+", default=["cmudict"], metavar="FILE",
@@ -35,7 +40,7 @@ def run(args: Namespace) -> None:
     from pathlib import Path
 
     from mpq.fst.graph import build_graph
-    from mpq.io import BadInput, atomic_path
+    from mpq.io import BadInput, atomic_path, read_text
     from mpq.lang.arpa import read_arpa
     from mpq.lang.espeak import espeak_pronouncer
     from mpq.lang.lexicon import build_lexicon, read_cmudict, read_dictionary
@@ -47,6 +52,8 @@ def run(args: Namespace) -> None:
     out, arpa = Path(args.out), Path(args.out) / "lm.arpa"
     sentences = read_sentences(args.text)
     words = {word for sentence in sentences for word in sentence}
+    for path in args.transcripts:
+        words.update(word for text in read_text(path).values() for word in text)
     if args.arpa:
         words |= read_arpa(args.arpa).words
     dictionaries = [read_cmudict() if name == "cmudict" else read_dictionary(name) for name in args.dictionary]

@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser, Namespace
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``mpq ngram``."""
     parser.add_argument("--text", type=str, nargs="+", metavar="FILE", help="training text")
-    parser.add_argument("--lm", type=str, required=True, metavar="ARPA", help="model to write, or without --text to read")
+    parser.add_argument("--lm", type=str, required=True, metavar="ARPA", help="model to write (or only read)")
     parser.add_argument("--order", type=int, default=3, help="largest n, 1 to 5")
     parser.add_argument("--prune", type=float, default=0.0, help="relative perplexity that an n-gram must be worth")
     parser.add_argument("--ppl", type=str, metavar="FILE", help="text to measure the perplexity on")

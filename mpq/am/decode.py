@@ -1,0 +1,157 @@
+"""Decode a data set: acoustic model, graph search, n-best lists and lattices, in parallel and resumable.
+
+Utterances are cut into parts of a fixed size, whatever the number of processes; each part is written when it is
+done, and a killed run continues at the first part that is missing.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import kaldialign
+import torch
+from torch import nn
+
+from mpq.data.batches import FeatureSet
+from mpq.data.parallel import map_processes
+from mpq.fst.decoder import Decoded, Decoder
+from mpq.io import (
+    Lattice,
+    NBest,
+    hash_config,
+    progress,
+    read_jsonl,
+    read_lattices,
+    read_nbest,
+    write_jsonl,
+    write_lattices,
+    write_nbest,
+    write_text,
+)
+
+_PART = 40              # utterances
+_MAX_FRAMES = 12_000    # padded frames of a batch of the acoustic model
+
+
+@dataclass(frozen=True)
+class DecodeSummary:
+    """What was decoded: counts, word errors (best and oracle of the n-best lists), and its folder."""
+
+    utts: int
+    words: int
+    errors: int
+    oracle_errors: int
+    hyps: int
+    warnings: int
+
+    def __str__(self) -> str:
+        wer, oracle = (100 * n / max(1, self.words) for n in (self.errors, self.oracle_errors))
+        return (f"{self.utts} utterances, {self.hyps / max(1, self.utts):.0f} hypotheses each, WER {wer:.2f}, "
+                f"oracle {oracle:.2f}, {self.warnings} warnings")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every process needs; set before processes are forked, since graphs cannot be pickled."""
+
+    model: nn.Module
+    features: FeatureSet
+    decoder: Decoder
+    folder: Path
+
+
+_jobs: list[_Job] = []
+
+
+def decode_set(
+    model: nn.Module, features: FeatureSet, decoder: Decoder, out: Path, key: object, nj: int
+) -> DecodeSummary:
+    """Decode all utterances of a manifest.
+
+    Args:
+        model: ``forward(features (N, T, F), lengths (N,)) -> (log-probabilities (N, T', C), lengths (N,))``.
+        features: what to decode; its texts are the references.
+        decoder: the search.
+        out: folder for `nbest.jsonl.gz`, `lat.gz`, `hyp.txt` and `warnings.jsonl`.
+        key: everything that the result depends on; parts of a killed run with another key are not used.
+        nj: number of processes; it does not change the result.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    folder = out / f"parts-{hash_config(key)[:12]}"
+    for old in out.glob("parts-*"):
+        if old != folder:
+            shutil.rmtree(old)
+    folder.mkdir(exist_ok=True)
+    numbers = range(0, len(features), _PART)
+    missing = [begin for begin in numbers if not _part(folder, begin, "done").exists()]
+    _jobs[:] = [_Job(model.eval(), features, decoder, folder)]
+    try:
+        for _ in progress(map_processes(_decode_part, missing, nj), len(missing), "decode (parts)"):
+            pass
+    finally:
+        _jobs.clear()
+    summary = _merge(features, folder, list(numbers), out)
+    shutil.rmtree(folder)
+    return summary
+
+
+def _part(folder: Path, begin: int, kind: str) -> Path:
+    return folder / f"{begin:07d}.{kind}"
+
+
+def _decode_part(begin: int) -> None:
+    """Decode utterances ``begin`` to ``begin + _PART - 1`` and write their files; the last one tells it is done."""
+    (job,) = _jobs
+    indexes = range(begin, min(begin + _PART, len(job.features)))
+    results = dict(_decode_batches(job, indexes))
+    decoded = [results[job.features.utts[index]] for index in indexes]
+    write_nbest(_part(job.folder, begin, "nbest.jsonl"), (result.nbest for result in decoded))
+    write_lattices(_part(job.folder, begin, "lat"), [r.lattice for r in decoded if r.lattice is not None])
+    problems = [{"utt": r.nbest.utt, "problem": r.problem} for r in decoded if r.problem]
+    write_jsonl(_part(job.folder, begin, "done"), problems)
+
+
+def _decode_batches(job: _Job, indexes: Sequence[int]) -> Iterator[tuple[str, Decoded]]:
+    """Results by utterance; similar lengths go through the acoustic model together."""
+    by_length = sorted(indexes, key=lambda index: (-job.features.lengths[index], index))
+    while by_length:
+        size = max(1, _MAX_FRAMES // max(1, int(job.features.lengths[by_length[0]])))
+        batch = job.features.batch(by_length[:size])
+        by_length = by_length[size:]
+        device = next(job.model.parameters()).device
+        with torch.inference_mode():
+            log_probs, lengths = job.model(batch.features.to(device), batch.lengths.to(device))
+        for utt, scores, length in zip(batch.utts, log_probs.float().cpu(), lengths.tolist(), strict=True):
+            yield utt, job.decoder.decode(utt, scores[:length].numpy())
+
+
+def _merge(features: FeatureSet, folder: Path, begins: Sequence[int], out: Path) -> DecodeSummary:
+    """Join the parts in order, tell the warnings, and count errors against the texts of the manifest."""
+    def nbests() -> Iterator[NBest]:
+        for begin in begins:
+            yield from read_nbest(_part(folder, begin, "nbest.jsonl"))
+
+    def lattices() -> Iterator[Lattice]:
+        for begin in begins:
+            yield from read_lattices(_part(folder, begin, "lat"))
+
+    problems = [row for begin in begins for _, row in read_jsonl(_part(folder, begin, "done"))]
+    for row in problems:
+        print(f"warning: utterance {row['utt']}: {row['problem']}", file=sys.stderr)
+    errors = oracle = n_words = n_hyps = 0
+    best: dict[str, list[str]] = {}
+    for nbest, text in zip(nbests(), features.texts, strict=True):
+        reference = text.split()
+        counts = [kaldialign.edit_distance(reference, hyp.text.split())["total"] for hyp in nbest.hyps]
+        errors, oracle = errors + counts[0], oracle + min(counts)
+        n_words, n_hyps = n_words + len(reference), n_hyps + len(counts)
+        best[nbest.utt] = nbest.hyps[0].text.split()
+    write_lattices(out / "lat.gz", lattices())
+    write_text(out / "hyp.txt", best)
+    write_jsonl(out / "warnings.jsonl", problems)
+    write_nbest(out / "nbest.jsonl.gz", nbests())
+    return DecodeSummary(len(best), n_words, errors, oracle, n_hyps, len(problems))
