@@ -112,7 +112,7 @@ def save_model(
         assert precision is not None
         tensors[f"{name}.codes"] = pack_rows(codes, precision)
         tensors[f"{name}.scale"] = scale.to(SCALE_DTYPE)
-    for name, tensor in tensors.items():
+    for name, tensor in {**tensors, **dict(model.named_parameters())}.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise BadInput(f"{path}: {name} holds NaN or infinity: training diverged; lower the learning rate")
     content = {

@@ -30,6 +30,7 @@ def int8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         codes (..., K) int8 in -127..127, and scale (..., 1) float32.
     """
+    x = x.to(torch.float32)
     scale = x.abs().amax(-1, keepdim=True).clamp_min_(_TINY) / 127.0
     return (x / scale).round_().to(torch.int8), scale
 
@@ -50,8 +51,9 @@ def int_matmul(a: Tensor, b: Tensor) -> Tensor:
 def _cpu_has_int8_products() -> bool:
     """Whether ``torch._int_mm`` is fast and right on this processor.
 
-    Without AVX512-VNNI torch runs three plain loops; and where oneDNN is held to an older instruction set, its
-    16-bit sums overflow without a word (pytorch issue 136746), which the product of extremes brings to light.
+    Without AVX512-VNNI torch runs three plain loops; and where oneDNN is held to an older instruction set,
+    its 16-bit sums overflow without a word (pytorch issue 136746), which the product of extremes brings to
+    light.
     """
     extremes = torch.full((32, 256), 127, dtype=torch.int8)
     exact = bool((torch._int_mm(extremes, extremes.t()) == 256 * 127**2).all())
@@ -77,15 +79,22 @@ def int_linear(
         codes: (N, K) int8 levels.
         scale: (N or 1, groups) float32; K is split evenly into the groups, each with its own product.
         bias: (N,) float.
-        surrogate: (N, K) float, the weight that takes the gradients (see `straight_through`); none: no
-            gradients.
+        surrogate: (N, K) float, the weight that takes the gradients (see `straight_through`); none: x and
+            bias alone take them.
     Returns:
         (..., N) float32.
     """
-    if surrogate is None or not torch.is_grad_enabled():
+    if not asks_gradients(x, bias, surrogate):
         return int_product(x, codes, scale, bias)[0]
+    if surrogate is None:
+        surrogate = Quantized(codes, scale).dequantize()
     result: Tensor = _IntLinear.apply(x, codes, scale, bias, surrogate)  # type: ignore[no-untyped-call]
     return result
+
+
+def asks_gradients(*inputs: Tensor | None) -> bool:
+    """Whether autograd will want the gradient of something made from these."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
 
 
 def int_product(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,7 +135,7 @@ class _IntLinear(torch.autograd.Function):
 
 
 def gradient_dtype(device: torch.device) -> torch.dtype:
-    """The number format of gradient products: autocast's where it is on, else float32; the forward pass stays exact."""
+    """Format of gradient products: autocast's where it is on, else float32; the forward pass stays exact."""
     on = torch.is_autocast_enabled(device.type)
     return torch.get_autocast_dtype(device.type) if on else torch.float32
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mpq.quant.integer import gradient_dtype, gradient_product, int_product
+from mpq.quant.integer import asks_gradients, gradient_dtype, gradient_product, int_product
 from mpq.quant.table import Quantized
 
 
@@ -27,13 +27,15 @@ def recurrence(
         gates: (T, N, 4H) float, the input's share with both biases.
         h, c: (N, H) float, the state before the first step.
         weight: (4H, H), quantized or float.
-        surrogate: (4H, H) float, the weight that takes the gradients; none: no gradients.
+        surrogate: (4H, H) float, the weight that takes the gradients; none: the other inputs alone take them.
     Returns:
         hidden rows (T, N, H), and the state (N, H), (N, H) after the last step.
     """
-    if surrogate is None or not torch.is_grad_enabled():
+    if not asks_gradients(gates, h, c, surrogate):
         h_all, c_all = _run(gates, h, c, weight)[:2]
     else:
+        if surrogate is None:
+            surrogate = weight.dequantize() if isinstance(weight, Quantized) else weight
         h_all, c_all = _Recurrence.apply(gates, h, c, weight, surrogate)  # type: ignore[no-untyped-call]
     return h_all, h_all[-1], c_all[-1]
 
