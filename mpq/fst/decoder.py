@@ -20,7 +20,8 @@ class DecoderConfig:
     """How to search.
 
     Attributes:
-        beam: hypotheses that are worse than the best at a frame by more than this are dropped.
+        beam: hypotheses that are worse than the best at a frame by more than this are dropped; divided by the
+            mean entropy of the frames where that is above 1 nat.
         lattice_beam: paths worse than the best one by more than this are not in the lattice.
         acoustic_scale: factor of acoustic scores in the search; `am` scores are given without it.
         n_best: largest number of hypotheses.
@@ -64,7 +65,6 @@ class Decoder:
 
     def __init__(self, graph: Any, lm: NgramLm, words: SymbolTable, config: DecoderConfig) -> None:
         self._graph, self._lm, self._words, self._config = graph, lm, words, config
-        self._search = kaldi_decoder.LatticeSimpleDecoderConfig(beam=config.beam, lattice_beam=config.lattice_beam)
 
     def decode(self, utt: str, log_probs: npt.NDArray[np.float32]) -> Decoded:
         """Decode one utterance.
@@ -79,8 +79,10 @@ class Decoder:
         if np.isnan(log_probs).any():
             raise BadInput(f"utterance {utt}: the acoustic model's output holds NaN; train the model again")
         scale = self._config.acoustic_scale
-        decoder = kaldi_decoder.LatticeSimpleDecoder(self._graph, self._search)
         scores = np.ascontiguousarray(scale * log_probs, dtype=np.float32)
+        search = kaldi_decoder.LatticeSimpleDecoderConfig(
+            beam=self._config.beam / _flatness(scores), lattice_beam=self._config.lattice_beam)
+        decoder = kaldi_decoder.LatticeSimpleDecoder(self._graph, search)
         if not len(scores) or not decoder.decode(kaldi_decoder.DecodableCtc(scores)):
             return self._nothing(utt, log_probs)
         found, raw = decoder.get_raw_lattice()
@@ -96,3 +98,18 @@ class Decoder:
         """No words: all frames blank, scored as such."""
         hyp = Hyp("", float(log_probs[:, 0].sum(dtype=np.float64)), self._lm.score([]))
         return Decoded(NBest(utt, [hyp]), None, "no path survived; the hypothesis is empty (try a larger beam)")
+
+
+def _flatness(scores: npt.NDArray[np.float32]) -> float:
+    """Mean entropy of the frames ``(T, C)`` in nats, at least 1.
+
+    kaldi-decoder's lattice decoder has no bound on the number of active states: where a model knows little
+    (the first epochs, a wrong language), a beam that is right for a trained one lets the whole graph survive.
+    A trained model's frames have 0.1 to 0.5 nats, so that its beam is not touched.
+    """
+    if not len(scores):
+        return 1.0
+    exact = scores.astype(np.float64)
+    probs = np.exp(exact)
+    entropy = -(probs * np.where(probs > 0, exact, 0.0)).sum(1) / probs.sum(1) + np.log(probs.sum(1))
+    return max(1.0, float(entropy.mean()))

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 import kaldifst
 import numpy as np
-import numpy.typing as npt
 
 from mpq.fst.fsa import Floats, Ints
 from mpq.fst.native import Arcs, arrays_to_fst, fst_to_arrays
 from mpq.io import Hyp, Lattice, SymbolTable
 from mpq.lang.arpa import EOS, History, NgramLm
 
-_MAX_STATES = 10_000     # of a determinized lattice; a larger one is pruned first
+_MAX_ARCS = 20_000       # of a raw lattice; of a larger one the best are taken
+_MAX_STATES = 3_000      # of a determinized lattice; if it has more, half the raw arcs are left out
 _DELTA = 1e-5            # acoustic scores that differ by less are the same
 
 
@@ -56,38 +56,42 @@ def make_word_lattice(raw: Arcs, lm: NgramLm, words: SymbolTable, acoustic_scale
         acoustic_scale: factor that the raw lattice's acoustic costs hold; it is taken out.
         beam: arcs on no path within this of the best one (scaled sum of scores) are removed.
     """
-    return prune(_apply_lm(_determinize(raw, beam), lm, words, acoustic_scale), acoustic_scale, beam)
+    return prune(_apply_lm(_determinize(raw), lm, words, acoustic_scale), acoustic_scale, beam)
 
 
-def _determinize(raw: Arcs, beam: float) -> Arcs:
-    """Deterministic acceptor of the words with the best acoustic cost; prunes more until it is small."""
+def _determinize(raw: Arcs) -> Arcs:
+    """Deterministic acceptor of the words with the best acoustic cost; halves its input until it is small."""
+    n_arcs = _MAX_ARCS
     while True:
+        if len(raw.src) > n_arcs:
+            raw = _keep_best(raw, n_arcs)
         final = np.where(raw.final.sum(1) < np.inf, raw.final[:, 1], np.inf)[:, None].astype(np.float32)
         fst = arrays_to_fst(Arcs(raw.src, raw.olabel, raw.olabel, raw.dst, raw.weight[:, 1:], final, raw.start))
         try:
             kaldifst.determinize_star(fst, delta=_DELTA, max_states=_MAX_STATES)
             return fst_to_arrays(fst)
         except RuntimeError:                                # more states than allowed
-            beam *= 0.7
-            raw = _prune_raw(raw, beam)
+            n_arcs = len(raw.src) // 2
 
 
-def _prune_raw(raw: Arcs, beam: float) -> Arcs:
-    """Remove arcs of a raw lattice that no path within ``beam`` of the best one uses."""
+def _keep_best(raw: Arcs, n_arcs: int) -> Arcs:
+    """Keep the ``n_arcs`` arcs of a raw lattice with the best paths through them, and those that score as well."""
     order = _topological_order(raw.src, raw.dst, raw.start)
     place = np.full(len(raw.final), -1)
     place[order] = np.arange(len(order))
-    reached = place[raw.src] >= 0
-    score = -raw.weight.sum(1, dtype=np.float64)
-    src, dst = place[raw.src[reached]], place[raw.dst[reached]]
-    kept = reached.copy()
-    kept[reached] = _within_beam(src, dst, score[reached], -raw.final.sum(1, dtype=np.float64)[order], beam)
+    reached = np.flatnonzero(place[raw.src] >= 0)
+    score = -raw.weight[reached].sum(1, dtype=np.float64)
+    final = -raw.final[order].sum(1, dtype=np.float64)
+    through = _through(place[raw.src[reached]], place[raw.dst[reached]], score, final)
+    worst = -np.partition(-through, min(n_arcs, len(through)) - 1)[min(n_arcs, len(through)) - 1]
+    # Sums along one path differ in their last digits; the best path must stay whole.
+    kept = reached[through >= min(worst, through.max() - 1e-6)]
     return Arcs(raw.src[kept], raw.ilabel[kept], raw.olabel[kept], raw.dst[kept], raw.weight[kept], raw.final,
                 raw.start)
 
 
-def _within_beam(src: Ints, dst: Ints, score: Floats, final: Floats, beam: float) -> npt.NDArray[np.bool_]:
-    """Which arcs are on a path within ``beam`` of the best; states in topological order, 0 is the start."""
+def _through(src: Ints, dst: Ints, score: Floats, final: Floats) -> Floats:
+    """Score of the best path through each arc; states in topological order, 0 is the start."""
     forward = np.full(len(final), -np.inf).tolist()
     forward[0] = 0.0
     order = np.argsort(src, kind="stable")
@@ -99,8 +103,7 @@ def _within_beam(src: Ints, dst: Ints, score: Floats, final: Floats, beam: float
     for s, d, x in reversed(triples):
         if x + backward[d] > backward[s]:
             backward[s] = x + backward[d]
-    through = np.array(forward)[src] + score + np.array(backward)[dst]
-    return np.asarray(through >= backward[0] - beam)
+    return np.asarray(np.array(forward)[src] + score + np.array(backward)[dst])
 
 
 def _topological_order(src: Ints, dst: Ints, start: int) -> list[int]:
@@ -157,7 +160,9 @@ def prune(lattice: WordLattice, acoustic_scale: float, beam: float) -> WordLatti
     """Remove arcs and states that no path within ``beam`` of the best one uses."""
     score = acoustic_scale * lattice.am + lattice.lm
     final = acoustic_scale * lattice.final_am + lattice.final_lm
-    arcs = _within_beam(lattice.src, lattice.dst, score, final, beam)
+    through = _through(lattice.src, lattice.dst, score, final)
+    # The best path may be the empty one, which has no arc.
+    arcs = through >= max(through.max(initial=-np.inf), final[0]) - beam
     kept = np.union1d([0], np.concatenate((lattice.src[arcs], lattice.dst[arcs])))
     number = np.full(len(final), -1)
     number[kept] = np.arange(len(kept))
