@@ -30,12 +30,8 @@ if stage 1; then
 fi
 
 if stage 2; then
-  for set in train dev test; do
-    speed=1.0
-    [ $set != train ] || speed=0.9,1.0,1.1
-    step "$set" --in "$exp/data/$set/cuts.jsonl.gz" --out "$exp/features/$set/cuts.jsonl.gz" \
-      -- mpq features --cuts "$exp/data/$set/cuts.jsonl.gz" --out "$exp/features/$set" --speed $speed --nj "$nj"
-  done
+  step features --in "$exp"/data/{train,dev,test}/cuts.jsonl.gz --out "$exp"/features/{train,dev,test}/cuts.jsonl.gz \
+    -- mpq features --data "$exp/data" --out "$exp/features" --speed 0.9,1.0,1.1 --nj "$nj"
 fi
 
 if stage 3; then
