@@ -1,0 +1,120 @@
+"""train-lm, ppl, quantize and rescore as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from mpq.cli.main import main
+from mpq.io import Hyp, NBest, read_kaldi_nbest, read_nbest, read_yaml, write_nbest
+
+TRAIN = ["the king went up", "the people went down", "the king said", "people said the king went down"] * 25
+DEV = ["the people said", "the king went down"]
+CONFIG = """
+model: {arch: lstm, dim: 16, dropout: 0.0}
+fit: {epochs: 4, lr: 0.03}
+batch_tokens: 64
+"""
+
+
+class Mpq:
+    """Runs `mpq` in this process, in the test's folder: importing torch for each command would take longer."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+
+    def succeed(self, command: str) -> str:
+        """Runs a command that must succeed; what it prints."""
+        status = main(command.split())
+        out, err = self.capsys.readouterr()
+        assert status == 0, err
+        return out
+
+    def fail(self, command: str) -> str:
+        """Runs a command that must end with status 2; its one line on standard error."""
+        try:
+            status = main(command.split())
+        except SystemExit as stop:  # what the parser refuses
+            status = int(stop.code or 0)
+        (line,) = self.capsys.readouterr().err.splitlines()
+        assert status == 2, command
+        return line
+
+
+@pytest.fixture
+def mpq(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Mpq:
+    monkeypatch.chdir(tmp_path)
+    return Mpq(capsys)
+
+
+@pytest.fixture
+def lm(tmp_path: Path, mpq: Mpq) -> Path:
+    """A small trained word model."""
+    (tmp_path / "train.txt").write_text("\n".join(TRAIN) + "\n")
+    (tmp_path / "dev.txt").write_text("\n".join(DEV) + "\n")
+    (tmp_path / "words.txt").write_text("<eps>\nthe\nking\npeople\nwent\nup\ndown\nsaid\n")
+    (tmp_path / "lm.yaml").write_text(CONFIG)
+    out = mpq.succeed("train-lm --config lm.yaml --train train.txt --dev dev.txt --tokenizer words.txt --out lm")
+    assert re.search(r"train-lm: lstm, 0.00 M parameters, epoch \d of 4, perplexity \d", out)
+    return tmp_path / "lm"
+
+
+def test_from_training_to_rescoring(lm: Path, tmp_path: Path, mpq: Mpq) -> None:
+    out = mpq.succeed("quantize --model lm --bits 4 --train none --dev dev.txt --out q/model.mpq")
+    before, after = map(float, re.search(r"perplexity ([\d.]+) -> ([\d.]+)", out).groups())  # type: ignore[union-attr]
+    assert f"perplexity {after:.2f}" in mpq.succeed("ppl --lm q --text dev.txt")
+    assert f"perplexity {before:.2f}" in mpq.succeed("ppl --lm lm --text dev.txt")
+    (tmp_path / "q.yaml").write_text("fit: {epochs: 2, lr: 0.01}\nbatch_tokens: 64\ndistill: 0.5\n")
+    ste = "quantize --model lm --bits 1 --train ste --config q.yaml --text train.txt --dev dev.txt --out s/model.mpq"
+    mpq.succeed(ste)
+    assert (tmp_path / "s/words.txt").read_text() == (tmp_path / "words.txt").read_text()
+
+    hyps = [Hyp("the king up went", -10.0, -1.0), Hyp("the king went up", -10.5, -1.0), Hyp("", -30.0, 0.0)]
+    write_nbest(tmp_path / "nbest.jsonl.gz", [NBest("u1", hyps)])
+    (tmp_path / "ref").write_text("u1 the king went up\n")
+    out = mpq.succeed("rescore --nbest nbest.jsonl.gz --lm q --tune ref --weights-out w.yaml --out out.jsonl")
+    assert "1 utterances, 3 hypotheses" in out and "WER 0.00 (oracle 0.00)" in out
+    out = mpq.succeed("rescore --nbest out.jsonl --weights w.yaml --hyp-out hyp.txt --out kaldi/")
+    assert (tmp_path / "hyp.txt").read_text() == "u1 the king went up\n"
+    assert next(read_kaldi_nbest(tmp_path / "kaldi")).hyps[0].text == "the king went up"
+
+    weights = read_yaml(tmp_path / "w.yaml")
+    (nbest,) = read_nbest(tmp_path / "out.jsonl")
+    for hyp in nbest.hyps:
+        assert hyp.nnlm is not None and hyp.score is not None
+        lm_score = weights["ngram_weight"] * hyp.lm + weights["lm_weight"] * hyp.nnlm
+        assert hyp.score == pytest.approx(hyp.am + lm_score + weights["word_bonus"] * len(hyp.text.split()))
+
+
+def test_bad_input_is_one_line(lm: Path, tmp_path: Path, mpq: Mpq) -> None:
+    good = {"utt": "u1", "hyps": [{"text": "the king", "am": -1.0, "lm": -1.0}]}
+    (tmp_path / "good.jsonl").write_text(json.dumps(good) + "\n")
+    (tmp_path / "empty.jsonl").write_text('{"utt": "u1", "hyps": []}\n')
+    (tmp_path / "nan.jsonl").write_text('{"utt": "u1", "hyps": [{"text": "a", "am": NaN, "lm": 0}]}\n')
+    (tmp_path / "upper.jsonl").write_text(json.dumps(good).replace("the king", "THE KING") + "\n")
+    (tmp_path / "other.txt").write_text("other\nwords\n")
+    (tmp_path / "bad.yaml").write_text("fit: {epoch: 2}\n")
+    train = "train-lm --train train.txt --dev dev.txt --out x"
+    for command, message in [
+        ("rescore --nbest empty.jsonl --out o.jsonl", "empty.jsonl:1: utterance 'u1'"),
+        ("rescore --nbest nan.jsonl --out o.jsonl", "nan.jsonl:1"),
+        ("rescore --nbest upper.jsonl --lm lm --out o.jsonl", "2 of the n-best lists' 2 words are unknown"),
+        ("rescore --nbest good.jsonl --lm lm --tokenizer other.txt --out o.jsonl", "not the units that"),
+        ("rescore --nbest good.jsonl --lm-weight 0.5 --out o.jsonl", "give --lm"),
+        ("rescore --nbest good.jsonl --weights w.yaml --lm-weight 1 --out o.jsonl", "in one way only"),
+        ("rescore --nbest good.jsonl", "nothing to write"),
+        ("rescore --nbest good.jsonl --depth 0 --out o.jsonl", "--depth: 0"),
+        ("quantize --model lm --bits 12 --out q.mpq", "expected 1 to 8"),
+        ("quantize --model lm --out q.mpq", "--bits or by --plan"),
+        ("quantize --model lm --bits 2 --train ste --out q.mpq", "needs the training text"),
+        ("quantize --model train.txt --bits 2 --out q.mpq", "not an mpq model file"),
+        ("ppl --lm lm --text none.txt", "none.txt: no such file"),
+        (f"{train} --tokenizer words.txt --config bad.yaml", "epoch"),
+        (f"{train} --tokenizer words.txt --model.arch gru", "'gru'"),
+        (f"{train} --tokenizer none.txt", "none.txt: no such file"),
+    ]:
+        assert message in mpq.fail(command), command
+        assert not (tmp_path / "o.jsonl").exists() and not (tmp_path / "q.mpq").exists(), command
