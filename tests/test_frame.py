@@ -33,6 +33,7 @@ def test_import_mpq_is_light() -> None:
     assert shown.stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_torchaudio_and_k2_are_not_imported_by_the_package() -> None:
     """Every module can be imported where neither is installed."""
     modules = [

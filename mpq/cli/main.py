@@ -12,9 +12,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import mpq
+
+if TYPE_CHECKING:
+    from mpq.cli._parser import Parser
 
 FOLDER = Path(__file__).parent
 ADVICE = {
@@ -51,17 +54,22 @@ def print_help() -> None:
     )
 
 
-def run_subcommand(name: str, words: Sequence[str]) -> None:
-    """Imports the module of one subcommand, parses its words and runs it."""
+def load(name: str) -> tuple[ModuleType, Parser]:
+    """Imports the module of one subcommand and makes its parser."""
     from mpq.cli._parser import Parser
 
-    module: ModuleType = importlib.import_module(f"mpq.cli.{name.replace('-', '_')}")
+    module = importlib.import_module(f"mpq.cli.{name.replace('-', '_')}")
     parser = Parser(prog=f"mpq {name}", description=module.__doc__)
     module.add_arguments(parser)
     if "--config" not in parser._option_string_actions:
         parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these options")
-    args = parser.parse(words)
-    module.run(args)
+    return module, parser
+
+
+def run_subcommand(name: str, words: Sequence[str]) -> None:
+    """Parses the words of a subcommand and runs it."""
+    module, parser = load(name)
+    module.run(parser.parse(words))
     sys.stdout.flush()
 
 
