@@ -152,7 +152,7 @@ def straight_through(latent: Tensor, quantized: Quantized, precision: Precision)
     The gradient is passed on unchanged where the latent weight lies within the table's outer cells, and is
     zero beyond, where moving the weight would not change its code.
     """
-    edge = torch.tensor(reach(precision), device=latent.device).reshape(-1, 1)
+    edge = reach(precision).to(latent.device)
     result: Tensor = _StraightThrough.apply(latent, quantized, edge)  # type: ignore[no-untyped-call]
     return result
 

@@ -62,16 +62,23 @@ register_optimizer_step_post_hook(_count_step)
 
 
 class QuantModule(nn.Module):
-    """What the quantized layers share: a weight is float (no projector), latent, or frozen to its codes."""
+    """What the quantized layers share: a weight is float (no projector), latent, or frozen to its codes.
 
-    weight_shapes: dict[str, tuple[int, ...]]  # of all matrices, float ones included
-    projectors: dict[str, Projector]
-    a_bits: int
+    Args:
+        original: the float layer, whose settings and Parameter objects are taken over.
+        projectors: of the weights to quantize, by their name in the layer.
+        a_bits: bits of the activations: 8, or 32 for weight-only quantization.
+    """
 
-    def _adopt(self, original: nn.Module, projectors: Mapping[str, Projector], a_bits: int) -> None:
-        """Take over the parameters of the float layer."""
-        for name, parameter in original.named_parameters(recurse=False):
+    __constants__: ClassVar[list[str]]  # as torch has it: the names of a layer's settings
+
+    def __init__(self, original: nn.Module, projectors: Mapping[str, Projector], a_bits: int = 8) -> None:
+        nn.Module.__init__(self)
+        for name in self.__constants__:
+            setattr(self, name, getattr(original, name))
+        for name, parameter in original._parameters.items():
             self.register_parameter(name, parameter)
+        # shapes of all matrices, float ones included
         self.weight_shapes = {name: tuple(original.get_parameter(name).shape) for name in weight_names(original)}
         self.projectors = dict(projectors)
         self.a_bits = a_bits
@@ -116,22 +123,17 @@ class QuantModule(nn.Module):
 class QuantLinear(QuantModule, nn.Linear):
     """nn.Linear with a quantized weight (N, K)."""
 
-    def __init__(self, linear: nn.Linear, projectors: Mapping[str, Projector], a_bits: int = 8) -> None:
-        bias = linear.bias is not None
-        nn.Linear.__init__(self, linear.in_features, linear.out_features, bias, device="meta")
-        self._adopt(linear, projectors, a_bits)
-
     def forward(self, input: Tensor) -> Tensor:
         return self._linear(input, "weight", self.bias)
 
 
 class QuantEmbedding(QuantModule, nn.Embedding):
-    """nn.Embedding with a quantized weight (words, K); what it returns is float."""
+    """nn.Embedding with a quantized weight (words, K); what it returns is float. Not for max_norm."""
 
-    def __init__(self, embedding: nn.Embedding, projectors: Mapping[str, Projector], a_bits: int = 8) -> None:
-        words, width = embedding.num_embeddings, embedding.embedding_dim
-        nn.Embedding.__init__(self, words, width, embedding.padding_idx, device="meta")
-        self._adopt(embedding, projectors, a_bits)
+    def __init__(self, original: nn.Module, projectors: Mapping[str, Projector], a_bits: int = 8) -> None:
+        super().__init__(original, projectors, a_bits)
+        if self.max_norm is not None:
+            raise ValueError(f"{original}: an embedding with max_norm has no quantized form")
 
     def forward(self, input: Tensor) -> Tensor:
         if self.is_frozen("weight"):
@@ -155,18 +157,20 @@ class QuantLSTM(QuantModule):
     with the hidden rows in int8. Not for bidirectional or projected LSTMs.
     """
 
-    bidirectional, proj_size, batch_first = False, 0, True
+    __constants__ = nn.LSTM.__constants__
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    dropout: float
+    bias: bool
+    batch_first: bool
+    bidirectional: bool
+    proj_size: int
 
-    def __init__(self, lstm: nn.LSTM | QuantLSTM, projectors: Mapping[str, Projector], a_bits: int = 8) -> None:
-        super().__init__()
-        if lstm.bidirectional or lstm.proj_size or not lstm.batch_first:
-            raise ValueError(f"{lstm}: expected batch_first=True, not bidirectional, proj_size=0")
-        self.input_size: int = lstm.input_size
-        self.hidden_size: int = lstm.hidden_size
-        self.num_layers: int = lstm.num_layers
-        self.dropout: float = lstm.dropout
-        self.bias: bool = lstm.bias
-        self._adopt(lstm, projectors, a_bits)
+    def __init__(self, original: nn.Module, projectors: Mapping[str, Projector], a_bits: int = 8) -> None:
+        super().__init__(original, projectors, a_bits)
+        if self.bidirectional or self.proj_size or not self.batch_first:
+            raise ValueError(f"{original}: expected batch_first=True, not bidirectional, proj_size=0")
 
     def forward(
         self, input: Tensor, state: tuple[Tensor, Tensor] | None = None

@@ -174,13 +174,13 @@ def _project_rows(weight: Tensor, n_bits: int, kind: str, granularity: str | int
     return Quantized(codes.reshape(rows, columns), scale.reshape(1 if granularity == "matrix" else rows, -1))
 
 
-def reach(precision: Precision) -> float | tuple[float, ...]:
-    """The table's outer edge in scales, one or for each row: the top level and half the step below it."""
+@cache
+def reach(precision: Precision) -> Tensor:
+    """The table's outer edge, in scales: the top level and half the step below it; (rows or 1, 1) float32."""
     bits = precision.n_bits
-    if not isinstance(bits, int):
-        edge = {n: _edge(n, precision.kind) for n in set(bits)}
-        return tuple(edge[n] for n in bits)
-    return _edge(bits, precision.kind)
+    rows = bits if isinstance(bits, tuple) else (bits,)
+    edges = {n: _edge(n, precision.kind) for n in set(rows)}
+    return torch.tensor([[edges[n]] for n in rows])
 
 
 def _edge(n_bits: int, kind: str) -> float:

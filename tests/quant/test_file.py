@@ -24,6 +24,7 @@ from mpq.quant import (
     save_model,
     uniform_plan,
 )
+from mpq.quant.report import describe, render
 from tests.quant.quant_models import TinyLm
 
 PLANS: list[dict[str, Any]] = [
@@ -41,7 +42,8 @@ def mixed_plan(model: nn.Module) -> BitPlan:
     """Float, layer-level and node-level bits in one model."""
     bits: dict[str, int | tuple[int, ...]] = dict.fromkeys(quantizable(model), 4)
     bits["lstm.weight_hh_l1"] = 32
-    bits["output.weight"] = tuple(1 + row % 8 for row in range(50))
+    bits["output.weight"] = bits["embed.weight"] = tuple(1 + row % 8 for row in range(50))
+    bits["lstm.weight_ih_l0"] = tuple(1 + row % 3 for row in range(64))
     return BitPlan(bits, method="kl", budget=4.0, cost=0.5)
 
 
@@ -210,6 +212,15 @@ def test_other_versions_and_contents_are_refused(stored: Path) -> None:
     assert "embed.weight.codes: expected (50, 4)" in refused(stored)
 
 
+def test_a_weight_of_another_shape_is_refused(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(16, 8))
+    plan = uniform_plan(model, 4)
+    quantize_model(model, plan)
+    save(tmp_path / "model.mpq", model, plan)
+    with pytest.raises(BadInput, match=r"0\.weight is \(8, 16\), the model has \(9, 16\)"):
+        load_weights_into(nn.Sequential(nn.Linear(16, 9)), read_model_file(tmp_path / "model.mpq"))
+
+
 def read_plan_of(data: bytes) -> dict[str, Any]:
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     plan: dict[str, Any] = json.loads(header["__metadata__"]["mpq"])["plan"]
@@ -229,7 +240,7 @@ def test_a_file_for_another_model_is_refused(stored: Path) -> None:
     model_file = read_model_file(stored)
     for model, words in [
         (TinyLm(words=51), "50 rows, but it has 51 rows"),
-        (TinyLm(size=32), r"embed.weight is \(50, 16\), the model has \(50, 32\)"),
+        (TinyLm(size=32), "64 rows, but it has 128 rows"),
         (nn.Sequential(nn.Linear(4, 4)), "no quantizable weight"),
     ]:
         with pytest.raises(BadInput, match=words):
@@ -285,11 +296,11 @@ def test_buffers_are_stored(tmp_path: Path) -> None:
     assert torch.equal(loaded(x), expected)
 
 
-def test_inspect_counts_every_byte(stored: Path, mpq_cli: Any) -> None:
-    report = json.loads(mpq_cli("inspect", stored, "--json").stdout)
+def test_inspect_counts_every_byte(stored: Path) -> None:
+    report = json.loads(json.dumps(describe(read_model_file(stored))))
     layers = {layer["name"]: layer for layer in report["layers"]}
     assert layers["embed.weight"] == {
-        "name": "embed.weight", "shape": [50, 16], "bits": 4, "codes_bytes": 400, "scale_bytes": 100
+        "name": "embed.weight", "shape": [50, 16], "bits": 4.38, "codes_bytes": 438, "scale_bytes": 100
     }  # fmt: skip
     assert layers["lstm.weight_hh_l1"]["codes_bytes"] == 64 * 16 * 4
     residue = {row["name"]: row["bytes"] for row in report["residue"]}
@@ -299,12 +310,13 @@ def test_inspect_counts_every_byte(stored: Path, mpq_cli: Any) -> None:
     assert total == report["bytes"] == stored.stat().st_size
     assert report["parameters"] == sum(parameter.numel() for parameter in TinyLm().parameters())
     assert report["ratio"] == pytest.approx(32 / report["bits_per_parameter"])
-    table = mpq_cli("inspect", stored).stdout
+    table = render(report)
     assert all(name in table for name in [*layers, *residue])
     assert f"{report['ratio']:.2f} times" in table.splitlines()[-1]
 
 
-def test_inspect_refuses_in_one_line(stored: Path, mpq_cli: Any) -> None:
+def test_inspect_command(stored: Path, mpq_cli: Any) -> None:
+    assert json.loads(mpq_cli("inspect", stored, "--json").stdout)["bytes"] == stored.stat().st_size
     stored.write_bytes(stored.read_bytes()[:-5])
     done = mpq_cli("inspect", stored)
     assert done.returncode == 2 and not done.stdout
