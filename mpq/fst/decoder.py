@@ -14,20 +14,22 @@ from mpq.fst.paths import best_paths, make_word_lattice, to_kaldi
 from mpq.io import BadInput, Hyp, Lattice, NBest, SymbolTable
 from mpq.lang.arpa import NgramLm
 
+_FLOOR = -1e4    # stands for log 0: sums must stay finite
+
 
 @dataclass(frozen=True)
 class DecoderConfig:
     """How to search.
 
     Attributes:
-        beam: hypotheses that are worse than the best at a frame by more than this are dropped; divided by the
-            mean entropy of the frames where that is above 1 nat.
+        beam: hypotheses that are worse than the best at a frame by more than this are dropped; it is narrowed
+            where all classes score alike.
         lattice_beam: paths worse than the best one by more than this are not in the lattice.
         acoustic_scale: factor of acoustic scores in the search; `am` scores are given without it.
         n_best: largest number of hypotheses.
     """
 
-    beam: float = 12.0
+    beam: float = 11.0
     lattice_beam: float = 8.0
     acoustic_scale: float = 1.0
     n_best: int = 100
@@ -79,19 +81,20 @@ class Decoder:
         if np.isnan(log_probs).any():
             raise BadInput(f"utterance {utt}: the acoustic model's output holds NaN; train the model again")
         scale = self._config.acoustic_scale
+        log_probs = np.maximum(log_probs, _FLOOR)
+        if not len(log_probs):
+            return self._nothing(utt, log_probs)
         scores = np.ascontiguousarray(scale * log_probs, dtype=np.float32)
         search = kaldi_decoder.LatticeSimpleDecoderConfig(
-            beam=self._config.beam / _flatness(scores), lattice_beam=self._config.lattice_beam)
+            beam=self._config.beam / _narrowing(scores), lattice_beam=self._config.lattice_beam)
         decoder = kaldi_decoder.LatticeSimpleDecoder(self._graph, search)
-        if not len(scores) or not decoder.decode(kaldi_decoder.DecodableCtc(scores)):
-            return self._nothing(utt, log_probs)
+        finished = decoder.decode(kaldi_decoder.DecodableCtc(scores))
         found, raw = decoder.get_raw_lattice()
         if not found or raw.num_states == 0:
             return self._nothing(utt, log_probs)
-        partial = np.isinf(decoder.final_relative_cost())
         lattice = make_word_lattice(fst_to_arrays(raw), self._lm, self._words, scale, self._config.lattice_beam)
         hyps = best_paths(lattice, self._config.n_best, self._words, scale)
-        problem = "no path reached the end of a sentence; the best partial ones are taken" if partial else None
+        problem = None if finished else "no path reached the end of a sentence; the best partial ones are taken"
         return Decoded(NBest(utt, hyps), to_kaldi(utt, lattice), problem)
 
     def _nothing(self, utt: str, log_probs: npt.NDArray[np.float32]) -> Decoded:
@@ -100,16 +103,16 @@ class Decoder:
         return Decoded(NBest(utt, [hyp]), None, "no path survived; the hypothesis is empty (try a larger beam)")
 
 
-def _flatness(scores: npt.NDArray[np.float32]) -> float:
-    """Mean entropy of the frames ``(T, C)`` in nats, at least 1.
+def _narrowing(scores: npt.NDArray[np.float32]) -> float:
+    """What to divide the beam by: 1 for a model that knows something, up to 3.5 for one that knows nothing.
 
-    kaldi-decoder's lattice decoder has no bound on the number of active states: where a model knows little
-    (the first epochs, a wrong language), a beam that is right for a trained one lets the whole graph survive.
-    A trained model's frames have 0.1 to 0.5 nats, so that its beam is not touched.
+    kaldi-decoder's lattice decoder has no bound on the number of active states: where all classes ``(T, C)`` score
+    alike (the first epochs, a wrong language), a beam that is right for a trained model lets the whole graph
+    survive. The mean entropy of the frames tells: beyond 60 % of the largest possible, log C, the beam shrinks.
+    A trained model's utterances have 10 to 40 %.
     """
-    if not len(scores):
-        return 1.0
     exact = scores.astype(np.float64)
-    probs = np.exp(exact)
-    entropy = -(probs * np.where(probs > 0, exact, 0.0)).sum(1) / probs.sum(1) + np.log(probs.sum(1))
-    return max(1.0, float(entropy.mean()))
+    probs = np.exp(exact - exact.max(1, keepdims=True))
+    probs /= probs.sum(1, keepdims=True)
+    entropy = -(probs * np.log(np.maximum(probs, 1e-300))).sum(1).mean() / np.log(max(2, scores.shape[1]))
+    return max(1.0, 1.0 + 2.5 * (float(entropy) - 0.6) / 0.4)

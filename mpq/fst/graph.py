@@ -8,12 +8,8 @@ numbers of `words.txt`, weights are minus natural logs.
 
 from __future__ import annotations
 
-import os
-import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +17,7 @@ import kaldifst
 import kaldilm
 import numpy as np
 
-from mpq.fst.native import Arcs, arrays_to_fst, fst_to_arrays, read_fst, write_fst
+from mpq.fst.native import Arcs, arrays_to_fst, fst_to_arrays, read_fst, silent_stderr, write_fst
 from mpq.io import BadInput, PathLike, SymbolTable, read_symbols
 from mpq.lang.arpa import read_arpa
 from mpq.lang.lexicon import Lexicon
@@ -70,7 +66,7 @@ def load_graph(folder: PathLike) -> Any:
 
 def _grammar(arpa: PathLike, folder: Path) -> Any:
     """The n-gram model as an acceptor with `#0` on back-off arcs."""
-    with tempfile.TemporaryDirectory() as scratch, _silent_stderr():
+    with tempfile.TemporaryDirectory() as scratch, silent_stderr():
         path = Path(scratch) / "G.fst"
         try:
             kaldilm.arpa2fst(str(arpa), str(path), disambig_symbol=_BACKOFF,
@@ -78,20 +74,6 @@ def _grammar(arpa: PathLike, folder: Path) -> Any:
         except RuntimeError as error:
             raise BadInput(f"{arpa}: kaldilm cannot make a graph of it: {str(error).splitlines()[-1]}") from None
         return read_fst(path)
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Keep kaldilm, which tells each step from C++, off standard error."""
-    sys.stderr.flush()
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)
 
 
 def lexicon_transducer(lexicon: Lexicon, words: SymbolTable) -> Arcs:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -132,7 +133,22 @@ def read_fst(path: PathLike) -> Any:
         raise BadInput(f"{path}: no such file; make it with `mpq lang`") from None
     if magic != struct.pack("<i", _MAGIC):
         raise BadInput(f"{path}: is no OpenFst file; make it again with `mpq lang`")
+    with silent_stderr():
+        graph = kaldifst.StdVectorFst.read(str(path))
+    if graph is None:
+        raise BadInput(f"{path}: is cut off or damaged; make it again with `mpq lang`")
+    return graph
+
+
+@contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Keep what C++ libraries tell there off standard error."""
+    sys.stderr.flush()
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        return kaldifst.StdVectorFst.read(str(path))
-    except RuntimeError as error:
-        raise BadInput(f"{path}: cannot be read ({error}); make it again with `mpq lang`") from None
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
