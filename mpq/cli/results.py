@@ -20,8 +20,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 if TYPE_CHECKING:
     from mpq.quant import ModelFile
-    from mpq.score import Texts
     from mpq.score.records import ResultRecord
+    from mpq.score.wer import Texts
 
 SETS = ("dev", "test")
 FLOAT_BITS = 32.0

@@ -108,7 +108,8 @@ class AmTask:
             losses = -total_score(log_probs, lengths, numerators)
         else:
             losses = lfmmi_loss(log_probs, lengths, numerators, self.denominator, self.config.den_scale)
-        return losses.sum() / lengths.sum()
+        mean: Tensor = losses.sum() / lengths.sum()
+        return mean
 
     def validate(self) -> dict[str, float]:
         """LF-MMI loss per frame on the held-out utterances, and the phone error rate of the best classes in percent.

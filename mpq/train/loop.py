@@ -12,6 +12,7 @@ the epoch alone.
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -44,7 +45,8 @@ class FitConfig:
         patience: stop after this many epochs without a better validation loss; 0 never stops early.
         seed: seeds dropout and data order.
         devices: processes (GPUs where there are any); 1 unless run under torchrun.
-        precision: lightning-fabric's name of the number format, e.g. `32-true` or `bf16-mixed`.
+        precision: lightning-fabric's name of the number format, such as `32-true` or `bf16-mixed`; `auto` is
+            `bf16-mixed` where the processor multiplies bfloat16 in hardware, else `32-true`.
     """
 
     epochs: int = 10
@@ -149,6 +151,16 @@ def learning_rate(config: FitConfig, step: int, total: int) -> float:
     return config.lr * left
 
 
+def fast_precision() -> str:
+    """`bf16-mixed` where this machine's GPU or processor multiplies bfloat16 in hardware, else `32-true`."""
+    if torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        features = torch.cpu.get_capabilities()
+        fast = bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+    return "bf16-mixed" if fast else "32-true"
+
+
 def fit(
     task: Task, config: FitConfig, exp_dir: str | Path, plugins: Sequence[Plugin] = (), key: Any = None
 ) -> FitResult:
@@ -167,8 +179,7 @@ def fit(
     """
     exp_dir = Path(exp_dir)
     exp_dir.mkdir(parents=True, exist_ok=True)
-    fabric = Fabric(accelerator="auto", devices=config.devices, precision=config.precision)  # type: ignore[arg-type]
-    fabric.launch()
+    fabric = _fabric(config)
     optimizer = torch.optim.AdamW(_groups(task.model, config), lr=config.lr, betas=(0.9, config.beta2))
     model, wrapped = fabric.setup(task.model, optimizer)
     run_key = hash_config({"config": asdict(config), "key": key})
@@ -183,26 +194,25 @@ def fit(
         state.step += 1
         if not last:
             continue
-        train_loss = torch.stack(losses).mean().item()
+        _finish_epoch(task, config, state, epoch, torch.stack(losses).mean().item(), plugins)
         losses.clear()
-        if not math.isfinite(train_loss):
-            raise BadInput(
-                f"{task.name}: the training loss became {train_loss} in epoch {epoch + 1}; "
-                f"expected a finite number: lower lr (now {config.lr})"
-            )
-        _finish_epoch(task, state, epoch, train_loss, plugins)
         if fabric.is_global_zero:
             _log(writer, state.history[-1], state.step)
             _save(exp_dir, run_key, state, task.model, optimizer, plugins)
         fabric.barrier()
-        if config.patience and state.epoch - state.best_epoch >= config.patience:
-            print(f"{task.name}: no better epoch in {config.patience}, stopped after {state.epoch}", file=sys.stderr)
-            break
     if writer is not None:
         writer.close()
     task.model.load_state_dict(state.best_weights)
     task.model.eval()
     return FitResult(state.best_epoch, state.history[state.best_epoch - 1], state.history)
+
+
+def _fabric(config: FitConfig) -> Fabric:
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    precision = fast_precision() if config.precision == "auto" else config.precision
+    fabric = Fabric(accelerator="auto", devices=config.devices, precision=precision)  # type: ignore[arg-type]
+    fabric.launch()
+    return fabric
 
 
 def _groups(model: nn.Module, config: FitConfig) -> list[dict[str, Any]]:
@@ -217,6 +227,9 @@ def _groups(model: nn.Module, config: FitConfig) -> list[dict[str, Any]]:
 def _steps(task: Task, config: FitConfig, state: _State) -> Iterator[tuple[int, Any, bool]]:
     """Yields (epoch, batch, whether it is the last one of the epoch) for all that is left to do."""
     for epoch in range(state.epoch, config.epochs):
+        if config.patience and state.epoch - state.best_epoch >= config.patience:
+            print(f"{task.name}: no better epoch in {config.patience}, stopped after {state.epoch}", file=sys.stderr)
+            return
         torch.manual_seed(config.seed * 1_000_003 + epoch)
         task.model.train()
         batches = iter(task.batches(epoch))
@@ -253,8 +266,15 @@ def _step(
     return loss.detach()
 
 
-def _finish_epoch(task: Task, state: _State, epoch: int, train_loss: float, plugins: Sequence[Plugin]) -> None:
+def _finish_epoch(
+    task: Task, config: FitConfig, state: _State, epoch: int, train_loss: float, plugins: Sequence[Plugin]
+) -> None:
     """Validates, and keeps the weights if they are the best so far."""
+    if not math.isfinite(train_loss):
+        raise BadInput(
+            f"{task.name}: the training loss became {train_loss} in epoch {epoch + 1}; "
+            f"expected a finite number: lower lr (now {config.lr})"
+        )
     for plugin in plugins:
         plugin.after_epoch(task.model, epoch)
     task.model.eval()
@@ -318,7 +338,7 @@ def _writer(exp_dir: Path, step: int, fabric: Fabric) -> Any:
         return None
     from torch.utils.tensorboard import SummaryWriter  # half a second: only when training
 
-    return SummaryWriter(str(exp_dir / "tensorboard"), purge_step=step)  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(exp_dir / "tensorboard"), purge_step=step)
 
 
 def _log(writer: Any, metrics: dict[str, float], step: int) -> None:
