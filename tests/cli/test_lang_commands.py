@@ -1,0 +1,58 @@
+"""`mpq lang`, `mpq ngram` and `mpq decode` from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+Cli = Callable[..., "CompletedProcess[str]"]
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("in the beginning\nnebuchadnezzar the king\nthe king and the beginning\n" * 4)
+    return path
+
+
+def failed(done: CompletedProcess[str]) -> str:
+    """The one line of a command that ended because of its input."""
+    assert done.returncode == 2 and "Traceback" not in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+def test_lang_makes_a_folder_and_twice_the_same(mpq_cli: Cli, text: Path, tmp_path: Path) -> None:
+    (tmp_path / "train").write_text("utt-1 the king melchizedek\n")
+    for out in ("a", "b"):
+        done = mpq_cli("lang", "--text", text, "--transcripts", "train", "--out", out, "--order", 2, "--units", 40)
+        assert done.returncode == 0, done.stderr
+    assert "lang: 7 words (" in done.stdout.splitlines()[-1]
+    files = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    assert set(files) == {"HLG.fst", "lexicon.txt", "lm.arpa", "phones.txt", "tokenizer.model", "words.txt"}
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
+    assert b"melchizedek" in files["lexicon.txt"] and b"melchizedek" not in files["lm.arpa"]
+
+
+def test_ngram_estimates_and_measures(mpq_cli: Cli, text: Path) -> None:
+    done = mpq_cli("ngram", "--text", text, "--lm", "lm.arpa", "--ppl", text)
+    assert done.returncode == 0 and "perplexity" in done.stdout, done.stderr
+    again = mpq_cli("ngram", "--lm", "lm.arpa", "--ppl", text)
+    assert again.stdout == done.stdout
+
+
+def test_bad_input_is_one_line(mpq_cli: Cli, text: Path, tmp_path: Path) -> None:
+    (tmp_path / "d.dic").write_text("the DH AH\nking K IH NG\n")
+    message = failed(mpq_cli("lang", "--text", text, "--out", "o", "--dictionary", "d.dic", "--g2p", "none"))
+    assert "4 words have no pronunciation: and, beginning, in, nebuchadnezzar" in message
+    assert "nowhere.txt: no such file" in failed(mpq_cli("lang", "--text", "nowhere.txt", "--out", "o"))
+    assert "expected espeak or none" in failed(mpq_cli("lang", "--text", text, "--out", "o", "--g2p", "x"))
+    assert "nothing to do" in failed(mpq_cli("ngram", "--lm", "lm.arpa"))
+    (tmp_path / "broken.arpa").write_text("\\data\\\nngram 1=2\n\n\\1-grams:\n-1 a\n")
+    assert "broken.arpa:5: expected" in failed(mpq_cli("ngram", "--lm", "broken.arpa", "--ppl", text))
+    done = mpq_cli("decode", "--am", "m.mpq", "--features", "f", "--lang", "nowhere", "--out", "o")
+    assert "phones.txt: no such file" in failed(done)
+    done = mpq_cli("decode", "--am", "m.mpq", "--features", "f", "--lang", "nowhere", "--out", "o", "--beam", "0")
+    assert "beam is 0.0; expected a number above 0" in failed(done)
