@@ -1,8 +1,8 @@
 """Products of int8 activations with quantized weights: the one arithmetic of training and of serving.
 
 Forward, both run int8 x int8 -> int32 (``torch._int_mm``) and then multiply by the scales ("native" quantized
-training, 2203.15952), so a packed model gives the numbers that its training saw, bit for bit. Backward,
-gradients go straight through the rounding (2111.14479 section 3.2): to the activations by the dequantized
+training, arXiv 2203.15952), so a packed model gives the numbers that its training saw, bit for bit. Backward,
+gradients go straight through the rounding: to the activations by the dequantized
 weight, to the latent float weight by the dequantized activations. An int32 sum is exact and everything after
 it is elementwise, so a row's result does not depend on the rows it is batched with.
 """
