@@ -1,0 +1,74 @@
+"""`mpq results`: one record for each system and set, with sizes, significance and the oracle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mpq.cli.main import main
+from mpq.data.lmtext import Tokenizer
+from mpq.io import Hyp, NBest, write_nbest, write_text, write_yaml
+from mpq.lm import LmConfig, build_lm, save_lm
+from mpq.quant import quantize_model, uniform_plan
+from mpq.score import mapsswe
+from mpq.score.records import ResultRecord, read_results
+
+REF = {f"u{i:03}": ["a", "b", "c", "d"] for i in range(60)}
+HYPS = {  # words wrong in every n-th utterance
+    "first-pass": {utt: ["a", "x", "c", "x"] if i % 3 == 0 else words for i, (utt, words) in enumerate(REF.items())},
+    "lstm": {utt: ["a", "x", "c", "d"] if i % 10 == 0 else words for i, (utt, words) in enumerate(REF.items())},
+    "lstm-2bit": {utt: ["a", "x", "c", "d"] if i % 9 == 0 else words for i, (utt, words) in enumerate(REF.items())},
+}
+
+
+@pytest.fixture
+def exp(tmp_path: Path) -> Path:
+    """A finished experiment: first pass, a float LSTM, and its 2-bit version."""
+    (tmp_path / "words.txt").write_text("<eps> 0\na 1\nb 2\nc 3\nd 4\n#0 5\n<s> 6\n</s> 7\n")
+    tokenizer = Tokenizer(tmp_path / "words.txt")
+    model = build_lm(LmConfig("lstm", dim=64), len(tokenizer))
+    save_lm(tmp_path / "lm/lstm/model.mpq", model, tokenizer, extra={"perplexity": 4.5})
+    plan = uniform_plan(model, 2)
+    quantized = quantize_model(model, plan)
+    save_lm(tmp_path / "quant/lstm-2bit/model.mpq", quantized, tokenizer, plan, extra={"perplexity": 4.75})
+    for set_name in ("dev", "test"):
+        write_text(tmp_path / "data" / set_name / "text", REF)
+        lists = [NBest(u, [Hyp("a x c x", -1.0, -1.0), Hyp("a b c x", -2.0, -1.0)]) for u in REF]
+        write_nbest(tmp_path / "decode" / set_name / "nbest.jsonl.gz", lists)
+        for system, hyp in HYPS.items():
+            write_text(tmp_path / "rescore" / system / f"hyp-{set_name}.txt", hyp)
+            write_yaml(tmp_path / "rescore" / system / "weights.yaml", {"ngram_weight": 1.0})
+    return tmp_path
+
+
+def test_records(exp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    assert main(["results", str(exp), "--seed", "3"]) == 0
+    assert "results: 3 systems on dev and test; best on test: lstm 2.50 %" in capsys.readouterr().out
+    records = {(r.system, r.set): r for r in read_results(exp / "results.jsonl")}
+    assert len(records) == 8
+    first, lstm, low, oracle = (records[s, "test"] for s in ("first-pass", "lstm", "lstm-2bit", "oracle"))
+    assert (first.role, first.errors, first.words, first.bits) == ("first-pass", 40, 240, None)
+    assert (oracle.role, oracle.errors) == ("oracle", 60)
+    assert (lstm.family, lstm.bits, lstm.ratio, lstm.p_float32, lstm.perplexity) == ("lstm", 32.0, 1.0, None, 4.5)
+    assert lstm.seed == 3
+    assert lstm.bytes == (exp / "lm/lstm/model.mpq").stat().st_size
+    assert (low.bits, low.perplexity, low.errors) == (2.0, 4.75, 7)
+    assert low.ratio == pytest.approx(lstm.bytes / (exp / "quant/lstm-2bit/model.mpq").stat().st_size, abs=1e-3)
+    assert low.p_float32 == pytest.approx(mapsswe(REF, HYPS["lstm-2bit"], HYPS["lstm"]).p)
+    assert low.p_first_pass == pytest.approx(mapsswe(REF, HYPS["lstm-2bit"], HYPS["first-pass"]).p)
+    assert isinstance(low, ResultRecord) and low.interval and low.interval[0] < low.wer < low.interval[1]
+
+
+def test_a_second_system_without_a_model(exp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (exp / "quant/lstm-2bit/model.mpq").unlink()
+    assert main(["results", str(exp)]) == 2
+    assert "expected one system without a model, the first pass" in capsys.readouterr().err
+
+
+def test_a_missing_hypothesis_file(exp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (exp / "rescore/lstm/hyp-test.txt").unlink()
+    assert main(["results", str(exp)]) == 2
+    assert "rescore/lstm/hyp-test.txt: no such file" in capsys.readouterr().err
