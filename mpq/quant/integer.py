@@ -15,9 +15,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
-from mpq.quant.table import Precision, Quantized, reach
+from mpq.quant.table import Quantized
 
 _TINY = 1e-30  # keeps 0 / 0 out of rows of zeros
 
@@ -145,28 +145,33 @@ def gradient_product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     return (a.to(dtype) @ b.to(dtype)).to(torch.float32)
 
 
-def straight_through(latent: Tensor, quantized: Quantized, precision: Precision) -> Tensor:
-    """The dequantized weight, (rows, columns) float32, whose gradient goes to the float weight it was rounded
-    from.
+def straight_through(latent: Tensor, quantized: Quantized, edge: Tensor | None = None) -> Tensor:
+    """The dequantized weight, whose gradient is passed on to the float weight it was rounded from.
 
-    The gradient is passed on unchanged where the latent weight lies within the table's outer cells, and is
-    zero beyond, where moving the weight would not change its code.
+    Args:
+        latent: (rows, columns) float.
+        quantized: its projection.
+        edge: (rows or 1, 1), in scales (see `reach`): no gradient where |latent| lies beyond. None: all of it passes.
+    Returns:
+        (rows, columns) float32.
     """
-    edge = reach(precision).to(latent.device)
-    result: Tensor = _StraightThrough.apply(latent, quantized, edge)  # type: ignore[no-untyped-call]
+    limit = None if edge is None else quantized.scale * edge.to(latent.device)
+    result: Tensor = _StraightThrough.apply(latent, quantized, limit)  # type: ignore[no-untyped-call]
     return result
 
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, latent: Tensor, quantized: Quantized, edge: Tensor) -> Tensor:
-        ctx.save_for_backward(latent, quantized.scale * edge)
+    def forward(ctx: Any, latent: Tensor, quantized: Quantized, limit: Tensor | None) -> Tensor:
+        inside = None
+        if limit is not None:
+            blocks = latent.reshape(latent.shape[0], limit.shape[1], -1)
+            inside = (blocks.abs() <= limit.unsqueeze(-1)).flatten(1)
+        ctx.save_for_backward(inside)
         return quantized.dequantize()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        latent, limit = ctx.saved_tensors
-        groups = limit.shape[1]
-        inside = latent.unflatten(1, (groups, -1)).abs() <= limit.unsqueeze(-1)
-        return grad * inside.flatten(1), None, None
+        (inside,) = ctx.saved_tensors
+        return grad if inside is None else grad * inside, None, None

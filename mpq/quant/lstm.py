@@ -31,6 +31,7 @@ def recurrence(
     Returns:
         hidden rows (T, N, H), and the state (N, H), (N, H) after the last step.
     """
+    gates = gates.to(torch.float32)  # from a float layer under autocast they are not
     if not asks_gradients(gates, h, c, surrogate):
         h_all, c_all = _run(gates, h, c, weight)[:2]
     else:
@@ -70,7 +71,7 @@ def _run(gates: Tensor, h: Tensor, c: Tensor, weight: Quantized | Tensor, seen: 
             if seen is not None:
                 seen[t].copy_(rows).mul_(row_scale)
         else:
-            product = h @ weight.t()
+            product = (h @ weight.t()).to(torch.float32)
             if seen is not None:
                 seen[t] = h
         kept = t % n_kept

@@ -35,11 +35,14 @@ def uniform_plan(model: nn.Module, n_bits: int, **settings: Any) -> BitPlan:
     return BitPlan.from_dict({"bits": bits, "budget": float(n_bits), **settings})
 
 
-def quantize_model(model: Model, plan: BitPlan) -> Model:
+def quantize_model(model: Model, plan: BitPlan, clip_gradients: bool = False) -> Model:
     """Swap, in place, every layer that has a weight below 32 bits for its quantized form.
 
     The Parameter objects stay, so an optimizer or a tie made before the swap still holds. A model that is
     quantized already, but not frozen, takes the new plan.
+
+    Args:
+        clip_gradients: stop gradients where a weight lies beyond its table (see `Projector`).
 
     Raises:
         BadInput: the plan does not fit the model.
@@ -51,7 +54,7 @@ def quantize_model(model: Model, plan: BitPlan) -> Model:
         precision = plan.precision(name)
         layer_projectors = own.setdefault(layer, {})
         if precision is not None:
-            layer_projectors[local] = projectors.setdefault(name, Projector(precision))
+            layer_projectors[local] = projectors.setdefault(name, Projector(precision, clip_gradients))
     if model in own:
         raise ValueError("quantize_model swaps layers inside a model; put a single layer into nn.Sequential")
     for parent in list(model.modules()):

@@ -146,6 +146,18 @@ def test_autocast_changes_gradients_only(tiny_lm: TinyLm) -> None:
     assert not torch.equal(grad, coarse) and (grad - coarse).norm() < 0.02 * grad.norm()
 
 
+@pytest.mark.parametrize("quantized", ["lstm.weight_ih_l0", "lstm.weight_hh_l0"])
+def test_float_weights_in_a_quantized_lstm_under_autocast(tiny_lm: TinyLm, quantized: str) -> None:
+    exact = tiny_lm.lstm(torch.ones(2, 5, 16))[0]
+    quantize_model(tiny_lm, BitPlan({**dict.fromkeys(quantizable(tiny_lm), 32), quantized: 8}))
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden, _ = tiny_lm.lstm(torch.ones(2, 5, 16, dtype=torch.bfloat16))
+    assert hidden.dtype == torch.float32
+    torch.testing.assert_close(hidden, exact, rtol=0, atol=0.02)
+    hidden.sum().backward()
+    assert all(parameter.grad is not None for parameter in tiny_lm.lstm.parameters())
+
+
 def test_float_lstm_weights_inside_a_quantized_lstm(tiny_lm: TinyLm) -> None:
     """All kinds of layer at once: float recurrence, quantized input; equal to nn.LSTM up to the int8 rows."""
     bits = dict.fromkeys(quantizable(tiny_lm), 32)
@@ -167,7 +179,7 @@ class ReferenceLstm(nn.Module):
 
     def forward(self, gates: Tensor, h: Tensor, c: Tensor, latent: Tensor, precision: Precision) -> Tensor:
         quantized = project(latent, precision)
-        weight = straight_through(latent, quantized, precision)
+        weight = straight_through(latent, quantized)
         hidden, cells = [], []
         for row in gates:
             i, f, g, o = (row + int_linear(h, *quantized, None, weight)).chunk(4, 1)
@@ -188,7 +200,7 @@ def test_gradients_of_the_recurrence(n_bits: int) -> None:
     upstream = torch.randn(7, 3, 5), torch.randn(3, 5), torch.randn(3, 5)
 
     quantized = project(by_hand[3], precision)
-    weight = straight_through(by_hand[3], quantized, precision)
+    weight = straight_through(by_hand[3], quantized)
     found = recurrence(*by_hand[:3], quantized, weight)
     expected, cells = ReferenceLstm()(*by_autograd, precision)
     torch.testing.assert_close(found[0], expected)

@@ -100,6 +100,21 @@ def test_a_quantized_model_takes_another_plan(tiny_lm: nn.Module) -> None:
     assert all(weights[name] is parameter for name, parameter in tiny_lm.named_parameters())
 
 
+def test_clipping_of_gradients_is_a_choice() -> None:
+    grads = []
+    for clip in (False, True):
+        model = nn.Sequential(nn.Linear(2, 1, bias=False))
+        with torch.no_grad():
+            model[0].weight.copy_(torch.tensor([[1.0, 6.0]]))
+        quantize_model(model, uniform_plan(model, 1), clip_gradients=clip)  # the scale is 3.5, the edge 7
+        quantized = model[0].quantized("weight")
+        assert quantized.scale.item() == 3.5
+        quantized.scale.fill_(2.5)  # and now the edge is 5
+        model(torch.tensor([[1.0, 1.0]])).sum().backward()
+        grads.append(model[0].weight.grad.tolist())
+    assert grads == [[[1.0, 1.0]], [[1.0, 0.0]]]
+
+
 def test_a_lone_layer_is_refused() -> None:
     layer = nn.Linear(4, 4)
     with pytest.raises(ValueError, match=r"nn\.Sequential"):
