@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -98,7 +97,7 @@ class LmTask:
         self.name = name
         self.model: nn.Module = model
         self._lm = model
-        self.teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
+        self.teacher = teacher.eval() if teacher is not None else None
         self._texts = texts
         self._batch_tokens, self._seed, self._distill = batch_tokens, seed, distill
         self._n_batches = texts.train.n_batches(batch_tokens)
@@ -150,7 +149,7 @@ def train_quantized_lm(
     """Trains a quantized language model by straight-through estimation.
 
     The forward pass is the integer arithmetic of serving; gradients pass the rounding unchanged and move latent
-    float weights, which start as the float model's (2111.14479 section 3.2).
+    float weights, which start as the float model's (2111.14479 section 3.2).  There is no dropout.
 
     Args:
         lm: the float model; it is left as it is and teaches if `config.distill` is above 0.
@@ -160,7 +159,10 @@ def train_quantized_lm(
         exp_dir: takes checkpoints and logs; a killed run continues from there.
         key: identifies the float model.
     """
-    model = quantize_model(copy.deepcopy(lm.model), plan)
+    size = replace(lm.model.config, dropout=0.0)  # rounding regularizes enough
+    model = build_lm(size, len(lm.tokenizer))
+    model.load_state_dict(lm.model.state_dict())
+    quantize_model(model, plan)
     name = f"train {lm.model.config.arch}, {plan.budget:g} bits" if plan.budget else f"train {lm.model.config.arch}"
     teacher = lm.model if config.distill else None
     task = LmTask(name, model, texts, config.batch_tokens, config.fit.seed, teacher, config.distill)

@@ -101,6 +101,7 @@ def test_straight_through_beats_rounding(arch: str, bits: int, texts: LmTexts, t
     settings = QuantTrainConfig(FitConfig(epochs=3, lr=0.005), batch_tokens=128)
     trained, result = train_quantized_lm(lm, plan, settings, texts, tmp_path / "quantized", "key")
     assert torch.equal(weights(lm.model), before), "the float model is left as it is"
+    assert all(parameter.requires_grad for parameter in lm.model.parameters())
     assert result.best["perplexity"] < rounded
     save_lm(tmp_path / "packed/model.mpq", trained, texts.train.tokenizer, plan)
     served = load_lm(tmp_path / "packed", packed=True)
