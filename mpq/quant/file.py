@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mpq.io import BadInput, PathLike, atomic_write, open_bytes
+from mpq.quant.layers import LOG_SCALE
 from mpq.quant.model import freeze, quantizable, quantize_model, quantized_weights
 from mpq.quant.pack import pack_rows, packed_shape, unpack_rows
 from mpq.quant.plan import BitPlan
@@ -138,7 +139,7 @@ def _float_tensors(model: nn.Module) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = dict(model.named_parameters())
     tensors.update((name, buffer) for name, buffer in model.named_buffers() if name in saved)
     quantized = quantized_weights(model)
-    held = {f"{name}{part}" for name in quantized for part in ("", "_codes", "_scale")}
+    held = {f"{name}{part}" for name in quantized for part in ("", "_codes", "_scale", LOG_SCALE)}
     return {name: tensor for name, tensor in tensors.items() if name not in held}
 
 

@@ -145,33 +145,44 @@ def gradient_product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     return (a.to(dtype) @ b.to(dtype)).to(torch.float32)
 
 
-def straight_through(latent: Tensor, quantized: Quantized, edge: Tensor | None = None) -> Tensor:
-    """The dequantized weight, whose gradient is passed on to the float weight it was rounded from.
+def straight_through(
+    latent: Tensor, quantized: Quantized, log_scale: Tensor | None = None, edge: Tensor | None = None
+) -> Tensor:
+    """The dequantized weight a Q; its gradient goes to the float weight w it was rounded from, and to log a.
+
+    The weight takes the gradient unchanged.  The scale takes that of learned step size quantization (Esser et al. 2020,
+    eq. 3): d(a Q)/da = Q - w / a where w lies within the table, else Q.
 
     Args:
         latent: (rows, columns) float.
-        quantized: its projection.
-        edge: (rows or 1, 1), in scales (see `reach`): no gradient where |latent| lies beyond. None: all of it passes.
+        quantized: its rounding.
+        log_scale: (scales,) natural logarithms of the scales; none: they take no gradient.
+        edge: (rows or 1, 1), in scales: up to where w lies within the table (see `reach`); needed with `log_scale`.
     Returns:
         (rows, columns) float32.
     """
-    limit = None if edge is None else quantized.scale * edge.to(latent.device)
-    result: Tensor = _StraightThrough.apply(latent, quantized, limit)  # type: ignore[no-untyped-call]
+    result: Tensor = _StraightThrough.apply(latent, quantized, log_scale, edge)  # type: ignore[no-untyped-call]
     return result
 
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, latent: Tensor, quantized: Quantized, limit: Tensor | None) -> Tensor:
-        inside = None
-        if limit is not None:
-            blocks = latent.reshape(latent.shape[0], limit.shape[1], -1)
-            inside = (blocks.abs() <= limit.unsqueeze(-1)).flatten(1)
-        ctx.save_for_backward(inside)
+    def forward(
+        ctx: Any, latent: Tensor, quantized: Quantized, log_scale: Tensor | None, edge: Tensor | None
+    ) -> Tensor:
+        ctx.learned = log_scale is not None
+        ctx.save_for_backward(*((latent, *quantized, edge) if ctx.learned else ()))
         return quantized.dequantize()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (inside,) = ctx.saved_tensors
-        return grad if inside is None else grad * inside, None, None
+        if not ctx.learned:
+            return grad, None, None, None
+        latent, codes, scale, edge = ctx.saved_tensors
+        shape = (latent.shape[0], scale.shape[1], -1)  # rows, groups, columns of a group
+        in_scales = latent.reshape(shape) / scale.unsqueeze(-1)
+        inside = in_scales.abs() <= edge.to(grad.device).unsqueeze(-1)
+        slope = grad.reshape(shape) * (codes.reshape(shape) - in_scales * inside)
+        by_scale = slope.sum(2) if scale.shape[0] > 1 else slope.sum((0, 2)).unsqueeze(0)
+        return grad, None, (by_scale * scale).flatten(), None  # d/dlog a = a d/da

@@ -35,14 +35,12 @@ def uniform_plan(model: nn.Module, n_bits: int, **settings: Any) -> BitPlan:
     return BitPlan.from_dict({"bits": bits, "budget": float(n_bits), **settings})
 
 
-def quantize_model(model: Model, plan: BitPlan, clip_gradients: bool = False) -> Model:
+def quantize_model(model: Model, plan: BitPlan) -> Model:
     """Swap, in place, every layer that has a weight below 32 bits for its quantized form.
 
-    The Parameter objects stay, so an optimizer or a tie made before the swap still holds. A model that is
+    The Parameter objects stay, so a tie made before the swap still holds; the scales become parameters beside them, so
+    an optimizer is made after the swap. A model that is
     quantized already, but not frozen, takes the new plan.
-
-    Args:
-        clip_gradients: stop gradients where a weight lies beyond its table (see `Projector`).
 
     Raises:
         BadInput: the plan does not fit the model.
@@ -54,7 +52,9 @@ def quantize_model(model: Model, plan: BitPlan, clip_gradients: bool = False) ->
         precision = plan.precision(name)
         layer_projectors = own.setdefault(layer, {})
         if precision is not None:
-            layer_projectors[local] = projectors.setdefault(name, Projector(precision, clip_gradients))
+            if name not in projectors:
+                projectors[name] = Projector(precision, layer.get_parameter(local))
+            layer_projectors[local] = projectors[name]
     if model in own:
         raise ValueError("quantize_model swaps layers inside a model; put a single layer into nn.Sequential")
     for parent in list(model.modules()):

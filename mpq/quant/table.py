@@ -16,7 +16,7 @@ from torch import Tensor
 
 KINDS = ("uniform", "pow2")
 SCALE_DTYPE = torch.float16  # what a file holds; scales are rounded to it before the codes are chosen
-_SCALE_MIN, _SCALE_MAX = 2.0**-24, 65504.0  # the positive range of float16
+SCALE_MIN, SCALE_MAX = 2.0**-24, 65504.0  # the positive range of float16
 _N_STARTS = 8  # scales tried before the alternating fit, which only finds the nearest local optimum
 _N_ITERS = 3
 _CHUNK = 2**18  # elements worked on at a time, to stay in the cache: 7 times faster on large matrices
@@ -112,7 +112,7 @@ def fit_scale(clusters: Tensor, n_bits: int, kind: str = "uniform") -> Tensor:
     """
     at_once = max(1, _CHUNK // clusters.shape[1])
     scales = [_fit(part.abs(), n_bits, kind) for part in torch.split(clusters, at_once)]
-    return torch.cat(scales).clamp_(_SCALE_MIN, _SCALE_MAX).to(SCALE_DTYPE).to(torch.float32)
+    return torch.cat(scales).clamp_(SCALE_MIN, SCALE_MAX).to(SCALE_DTYPE).to(torch.float32)
 
 
 def _fit(v: Tensor, n_bits: int, kind: str) -> Tensor:
@@ -128,8 +128,8 @@ def _fit(v: Tensor, n_bits: int, kind: str) -> Tensor:
 def _best_start(v: Tensor, n_bits: int, kind: str) -> Tensor:
     """The start with the least error: after a refit that is |v|^2 - <v, Q>^2 / <Q, Q>."""
     top = levels(n_bits, kind)[-1]
-    high = v.amax(1, keepdim=True).clamp_min(_SCALE_MIN) / top
-    low = (v.mean(1, keepdim=True) / top).clamp_min(_SCALE_MIN)
+    high = v.amax(1, keepdim=True).clamp_min(SCALE_MIN) / top
+    low = (v.mean(1, keepdim=True) / top).clamp_min(SCALE_MIN)
     best, gain = high, torch.zeros_like(high)
     for i in range(_N_STARTS):
         start = (low.sqrt() + (high.sqrt() - low.sqrt()) * (i / (_N_STARTS - 1))).square()
@@ -147,7 +147,7 @@ def _refit(v: Tensor, scale: Tensor, n_bits: int, kind: str) -> tuple[Tensor, Te
         vq += torch.linalg.vecdot(part, q).unsqueeze(1)
         qq += torch.linalg.vecdot(q, q).unsqueeze(1)
     scale = vq / qq.clamp_min_(1.0)
-    return torch.where(scale > 0, scale, _SCALE_MIN), vq * scale
+    return torch.where(scale > 0, scale, SCALE_MIN), vq * scale
 
 
 @torch.no_grad()
@@ -182,9 +182,33 @@ def _project_rows(weight: Tensor, n_bits: int, kind: str, granularity: str | int
     return Quantized(codes.reshape(rows, columns), scale.reshape(1 if granularity == "matrix" else rows, -1))
 
 
+def round_to(weight: Tensor, scale: Tensor, precision: Precision) -> Quantized:
+    """The codes nearest to ``weight`` under given scales, where `project` fits the scales too.
+
+    Args:
+        weight: (rows, columns) float.
+        scale: (rows or 1, groups) float32, as `project` returns it.
+    """
+    weight = weight.detach().to(torch.float32)
+    bits = precision.n_bits
+    rows, groups = weight.shape[0], scale.shape[1]
+    values = (weight.reshape(rows, groups, -1) / scale.unsqueeze(-1)).flatten(1)
+    if isinstance(bits, int):
+        return Quantized(nearest(values, bits, precision.kind).to(torch.int8), scale)
+    codes = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    row_bits = torch.tensor(bits, device=weight.device)
+    for n_bits in sorted(set(bits)):
+        chosen = (row_bits == n_bits).nonzero().squeeze(1)
+        codes[chosen] = nearest(values[chosen], n_bits, precision.kind).to(torch.int8)
+    return Quantized(codes, scale)
+
+
 @cache
 def reach(precision: Precision) -> Tensor:
-    """The table's outer edge, in scales: the top level and half the step below it; (rows or 1, 1) float32."""
+    """Up to where, in scales, the rounding error of a weight moves with the scale; (rows or 1, 1) float32.
+
+    That is the top level and half the step below it; 0 at 1 bit, where the code does not depend on the scale.
+    """
     bits = precision.n_bits
     rows = bits if isinstance(bits, tuple) else (bits,)
     edges = {n: _edge(n, precision.kind) for n in set(rows)}
@@ -192,5 +216,7 @@ def reach(precision: Precision) -> Tensor:
 
 
 def _edge(n_bits: int, kind: str) -> float:
+    if n_bits == 1:
+        return 0.0
     table = levels(n_bits, kind)
     return table[-1] + (table[-1] - table[-2]) / 2

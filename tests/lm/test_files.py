@@ -24,6 +24,7 @@ def scores(model: LanguageModel) -> list[float]:
 @pytest.mark.parametrize("packed", [False, True])
 def test_round_trip(model: LanguageModel, words: Tokenizer, tmp_path: Path, bits: int, packed: bool) -> None:
     plan = uniform_plan(model, bits)
+    n_parameters = sum(p.numel() for p in model.parameters())
     quantize_model(model, plan)
     save_lm(tmp_path / "exp/model.mpq", model, words, plan, {"perplexity": 12.5})
     lm = load_lm(tmp_path / "exp", packed=packed)
@@ -31,7 +32,7 @@ def test_round_trip(model: LanguageModel, words: Tokenizer, tmp_path: Path, bits
     assert lm.extra == {"perplexity": 12.5}
     assert lm.plan == plan
     assert lm.tokenizer.hash == words.hash
-    assert lm.n_parameters == sum(p.numel() for p in model.parameters())
+    assert lm.n_parameters == n_parameters
     assert lm.n_bytes == (tmp_path / "exp/model.mpq").stat().st_size
 
 

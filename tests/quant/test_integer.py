@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mpq.quant import Precision, Quantized, int8_rows, int_linear, int_matmul, integer, project, straight_through
-from mpq.quant.table import reach
+from mpq.quant.table import reach, round_to
 
 
 @settings(deadline=None)
@@ -79,34 +79,38 @@ def test_rows_do_not_depend_on_their_batch() -> None:
     ("n_bits", "scale"),
     [(1, "matrix"), (1, 4), (2, "row"), (4, "matrix"), (4, "row"), (4, 4), ((1, 2, 8, 4, 1, 2), "row")],
 )
-@pytest.mark.parametrize("clip", [False, True])
-def test_gradients_go_straight_through(n_bits: int | tuple[int, ...], scale: str | int, clip: bool) -> None:
-    """Against the definition: dL/dx by the dequantized weight, dL/dW by the dequantized rows (where W is in reach)."""
+def test_gradients_go_straight_through(n_bits: int | tuple[int, ...], scale: str | int) -> None:
+    """Against the definition: by x, by the latent weight (straight through) and by the scales' logarithms (LSQ)."""
     torch.manual_seed(3)
     precision = Precision(n_bits, "uniform", scale)
     latent = torch.randn(6, 12, requires_grad=True)
-    quantized = project(latent, precision)
-    quantized.scale.mul_(0.5)  # so that some weights lie beyond the table
-    edge = reach(precision) if clip else None
+    scale_shape = project(latent, precision).scale.shape
+    log_scale = project(latent, precision).scale.mul(0.5).log().flatten().requires_grad_()  # some lie beyond the table
+    a = log_scale.detach().exp().reshape(scale_shape)
+    quantized = round_to(latent, a, precision)
     x, bias = torch.randn(2, 5, 12, requires_grad=True), torch.randn(6, requires_grad=True)
     upstream = torch.randn(2, 5, 6)
-    int_linear(x, *quantized, bias, straight_through(latent, quantized, edge)).backward(upstream)
+    surrogate = straight_through(latent, quantized, log_scale, reach(precision))
+    int_linear(x, *quantized, bias, surrogate).backward(upstream)
 
     rows, up = x.detach().reshape(-1, 12), upstream.reshape(-1, 6)
     codes, step = int8_rows(rows)
-    weight_grad = torch.zeros(6, 12)
+    weight_grad, scale_grad = torch.zeros(6, 12), torch.zeros(scale_shape)
     n_beyond = 0
     for i in range(6):
         bits = n_bits if isinstance(n_bits, int) else n_bits[i]
-        outer = {1: 2.0, 2: 1.5, 4: 7.5, 8: 127.5}[bits]
+        outer = {1: 0.0, 2: 1.5, 4: 7.5, 8: 127.5}[bits]
         for j in range(12):
-            a = quantized.scale[i % quantized.scale.shape[0], j * quantized.scale.shape[1] // 12]
-            if abs(latent[i, j].item()) <= outer * float(a) or not clip:
-                weight_grad[i, j] = (up[:, i] * codes[:, j] * step[:, 0]).sum()
-            else:
-                n_beyond += 1
-    assert bool(n_beyond) == clip
+            place = i % scale_shape[0], j * scale_shape[1] // 12
+            weight_grad[i, j] = (up[:, i] * codes[:, j] * step[:, 0]).sum()
+            in_scales = latent[i, j].item() / a[place].item()
+            within = abs(in_scales) <= outer
+            n_beyond += not within
+            slope = quantized.codes[i, j].item() - (in_scales if within else 0.0)
+            scale_grad[place] += weight_grad[i, j] * slope * a[place]
+    assert n_beyond
     torch.testing.assert_close(latent.grad, weight_grad)
+    torch.testing.assert_close(log_scale.grad, scale_grad.flatten(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(x.grad, (up @ quantized.dequantize()).reshape(2, 5, 12))
     torch.testing.assert_close(bias.grad, up.sum(0))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -97,22 +98,24 @@ def test_a_quantized_model_takes_another_plan(tiny_lm: nn.Module) -> None:
     quantize_model(tiny_lm, uniform_plan(tiny_lm, 8))
     quantize_model(tiny_lm, uniform_plan(tiny_lm, 1))
     assert set(tiny_lm.lstm.quantized("weight_hh_l1").codes.unique().tolist()) == {-1, 1}
-    assert all(weights[name] is parameter for name, parameter in tiny_lm.named_parameters())
+    parameters = dict(tiny_lm.named_parameters())
+    assert all(parameters.pop(name) is weight for name, weight in weights.items())
+    assert sorted(parameters) == sorted(f"{name}_log_scale" for name in quantizable(tiny_lm))
 
 
-def test_clipping_of_gradients_is_a_choice() -> None:
-    grads = []
-    for clip in (False, True):
-        model = nn.Sequential(nn.Linear(2, 1, bias=False))
-        with torch.no_grad():
-            model[0].weight.copy_(torch.tensor([[1.0, 6.0]]))
-        quantize_model(model, uniform_plan(model, 1), clip_gradients=clip)  # the scale is 3.5, the edge 7
-        quantized = model[0].quantized("weight")
-        assert quantized.scale.item() == 3.5
-        quantized.scale.fill_(2.5)  # and now the edge is 5
-        model(torch.tensor([[1.0, 1.0]])).sum().backward()
-        grads.append(model[0].weight.grad.tolist())
-    assert grads == [[[1.0, 1.0]], [[1.0, 0.0]]]
+def test_scales_are_learned() -> None:
+    """The output is a * (Q x), so its derivative by log a is itself where the code does not depend on the scale."""
+    model = nn.Sequential(nn.Linear(2, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, 6.0]]))
+    quantize_model(model, uniform_plan(model, 1))
+    assert model[0].quantized("weight").scale.item() == 3.5
+    output = model(torch.tensor([[1.0, 1.0]]))
+    output.sum().backward()
+    assert model[0].weight.grad.tolist() == [[1.0, 1.0]]
+    assert model[0].weight_log_scale.grad.item() == pytest.approx(output.item())
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    assert model[0].quantized("weight").scale.item() == pytest.approx(3.5 * math.exp(-0.7), rel=1e-3)
 
 
 def test_a_lone_layer_is_refused() -> None:
