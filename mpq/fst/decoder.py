@@ -14,7 +14,7 @@ from mpq.fst.paths import best_paths, make_word_lattice, to_kaldi
 from mpq.io import BadInput, Hyp, Lattice, NBest, SymbolTable
 from mpq.lang.arpa import NgramLm
 
-_FLOOR = -1e4    # stands for log 0: sums must stay finite
+_FLOOR = -1e4  # stands for log 0: sums must stay finite
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ class Decoder:
             return self._nothing(utt, log_probs)
         scores = np.ascontiguousarray(scale * log_probs, dtype=np.float32)
         search = kaldi_decoder.LatticeSimpleDecoderConfig(
-            beam=self._config.beam / _narrowing(log_probs), lattice_beam=self._config.lattice_beam)
+            beam=self._config.beam / _narrowing(log_probs), lattice_beam=self._config.lattice_beam
+        )
         decoder = kaldi_decoder.LatticeSimpleDecoder(self._graph, search)
         finished = decoder.decode(kaldi_decoder.DecodableCtc(scores))
         found, raw = decoder.get_raw_lattice()

@@ -65,20 +65,26 @@ class Fsa:
     def __post_init__(self) -> None:
         n_arcs, n_states = len(self.src), len(self.final)
         if not len(self.dst) == len(self.label) == len(self.weight) == n_arcs:
-            raise ValueError(f"arc arrays must have equal lengths, not {n_arcs}, {len(self.dst)}, "
-                             f"{len(self.label)} and {len(self.weight)}")
+            raise ValueError(
+                f"arc arrays must have equal lengths, not {n_arcs}, {len(self.dst)}, "
+                f"{len(self.label)} and {len(self.weight)}"
+            )
         if not 0 <= self.start < n_states:
             raise ValueError(f"start state ({self.start}) must be one of the {n_states} states")
         for name, values in (("src", self.src), ("dst", self.dst)):
             if n_arcs and (values.min() < 0 or values.max() >= n_states):
-                raise ValueError(f"{name} holds states {values.min()} to {values.max()}; "
-                                 f"expected 0 to {n_states - 1}")
+                raise ValueError(f"{name} holds states {values.min()} to {values.max()}; expected 0 to {n_states - 1}")
         if n_arcs and self.label.min() < 0:
             raise ValueError(f"label {self.label.min()} is negative: epsilon and final arcs are not allowed")
 
     @classmethod
-    def from_arcs(cls, arcs: Sequence[tuple[int, int, int, float]], final: dict[int, float],
-                  n_states: int | None = None, start: int = 0) -> Fsa:
+    def from_arcs(
+        cls,
+        arcs: Sequence[tuple[int, int, int, float]],
+        final: dict[int, float],
+        n_states: int | None = None,
+        start: int = 0,
+    ) -> Fsa:
         """Build from ``(src, dst, label, weight)`` tuples and a map of final weights (natural log)."""
         src, dst, label, weight = zip(*arcs, strict=True) if arcs else ((), (), (), ())
         if n_states is None:
@@ -86,8 +92,14 @@ class Fsa:
         finals = np.full(n_states, -np.inf)
         for state, value in final.items():
             finals[state] = value
-        return cls(np.array(src, np.int64), np.array(dst, np.int64), np.array(label, np.int64),
-                   np.array(weight, np.float64), finals, start)
+        return cls(
+            np.array(src, np.int64),
+            np.array(dst, np.int64),
+            np.array(label, np.int64),
+            np.array(weight, np.float64),
+            finals,
+            start,
+        )
 
     @cached_property
     def state_form(self) -> StateForm:
@@ -97,10 +109,10 @@ class Fsa:
         fresh = np.ones(len(dst), bool)
         fresh[1:] = (dst[1:] != dst[:-1]) | (label[1:] != label[:-1])
         of_arc = np.empty(len(dst), np.int64)
-        of_arc[order] = np.cumsum(fresh) - 1                  # new state that each arc enters
-        home, new_label = dst[fresh], label[fresh]            # old state and label of each new state
+        of_arc[order] = np.cumsum(fresh) - 1  # new state that each arc enters
+        home, new_label = dst[fresh], label[fresh]  # old state and label of each new state
         n_new, n_old = len(home), len(self.final)
-        copies = np.bincount(home, minlength=n_old)           # new states made of an old one
+        copies = np.bincount(home, minlength=n_old)  # new states made of an old one
         first = np.concatenate(([0], np.cumsum(copies)[:-1]))
         init = np.full(n_new, -np.inf)
         from_start = self.src == self.start
@@ -119,13 +131,21 @@ class Fsa:
         ending = np.flatnonzero(self.final > -np.inf)
         rows, columns = np.concatenate((self.dst, np.full(len(ending), n))), np.concatenate((self.src, ending))
         backward = coo_array((np.ones(len(rows)), (rows, columns)), (n + 1, n + 1)).tocsr()
-        kept = np.intersect1d(breadth_first_order(forward, self.start, return_predecessors=False),
-                              [*breadth_first_order(backward, n, return_predecessors=False), self.start])
+        kept = np.intersect1d(
+            breadth_first_order(forward, self.start, return_predecessors=False),
+            [*breadth_first_order(backward, n, return_predecessors=False), self.start],
+        )
         number = np.full(n, -1)
         number[kept] = np.arange(len(kept))
         arcs = (number[self.src] >= 0) & (number[self.dst] >= 0)
-        return Fsa(number[self.src[arcs]], number[self.dst[arcs]], self.label[arcs], self.weight[arcs],
-                   self.final[kept], int(number[self.start]))
+        return Fsa(
+            number[self.src[arcs]],
+            number[self.dst[arcs]],
+            self.label[arcs],
+            self.weight[arcs],
+            self.final[kept],
+            int(number[self.start]),
+        )
 
     @cached_property
     def min_frames(self) -> float:
@@ -179,7 +199,7 @@ def ctc_graph(phones: Fsa, blank: int = 0) -> Fsa:
     pairs, of_arc = np.unique(np.stack((phones.dst, phones.label)), axis=1, return_inverse=True)
     of_arc = of_arc.reshape(-1)
     home, label = pairs
-    emit = n_old + np.arange(len(home))                       # blank states are 0..S-1
+    emit = n_old + np.arange(len(home))  # blank states are 0..S-1
     zeros = np.zeros(n_old)
     # From emitting state (s, p) along each arc of s whose phone is not p.
     copies = np.bincount(home, minlength=n_old)
@@ -191,19 +211,20 @@ def ctc_graph(phones: Fsa, blank: int = 0) -> Fsa:
     arc, source = arc[differs], source[differs]
     old = np.arange(n_old)
     parts = (
-        (old, old, np.full(n_old, blank), zeros),                                     # hold a blank
-        (emit, emit, label, np.zeros(len(emit))),                                     # hold a phone
-        (emit, home, np.full(len(emit), blank), np.zeros(len(emit))),                 # phone to blank
-        (phones.src, emit[of_arc], phones.label, phones.weight),                      # blank to phone
-        (emit[source], emit[of_arc[arc]], phones.label[arc], phones.weight[arc]),     # phone to phone
+        (old, old, np.full(n_old, blank), zeros),  # hold a blank
+        (emit, emit, label, np.zeros(len(emit))),  # hold a phone
+        (emit, home, np.full(len(emit), blank), np.zeros(len(emit))),  # phone to blank
+        (phones.src, emit[of_arc], phones.label, phones.weight),  # blank to phone
+        (emit[source], emit[of_arc[arc]], phones.label[arc], phones.weight[arc]),  # phone to phone
     )
     src, dst, labels, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
     final = np.concatenate((phones.final, phones.final[home]))
     return Fsa(src, dst, labels.astype(np.int64), weight.astype(np.float64), final, phones.start)
 
 
-def pronunciation_graph(words: Sequence[Sequence[Sequence[int]]], silence: int | None = None,
-                        silence_prob: float = 0.5) -> Fsa:
+def pronunciation_graph(
+    words: Sequence[Sequence[Sequence[int]]], silence: int | None = None, silence_prob: float = 0.5
+) -> Fsa:
     """Acceptor of every way to pronounce a sentence.
 
     Args:

@@ -45,8 +45,10 @@ def build_graph(lexicon: Lexicon, folder: PathLike, arpa: PathLike) -> Any:
     words = read_symbols(Path(folder) / "words.txt")
     missing = sorted(read_arpa(arpa).words - set(lexicon.words))
     if missing:
-        raise BadInput(f"{arpa}: {len(missing)} of its words have no pronunciation ({', '.join(missing[:5])}); "
-                       "build the lexicon from the n-gram model's text")
+        raise BadInput(
+            f"{arpa}: {len(missing)} of its words have no pronunciation ({', '.join(missing[:5])}); "
+            "build the lexicon from the n-gram model's text"
+        )
     grammar = _grammar(arpa, Path(folder))
     lexicon_fst = arrays_to_fst(lexicon_transducer(lexicon, words))
     kaldifst.arcsort(lexicon_fst, sort_type="olabel")
@@ -69,8 +71,9 @@ def _grammar(arpa: PathLike, folder: Path) -> Any:
     with tempfile.TemporaryDirectory() as scratch, silent_stderr():
         path = Path(scratch) / "G.fst"
         try:
-            kaldilm.arpa2fst(str(arpa), str(path), disambig_symbol=_BACKOFF,
-                             read_symbol_table=str(folder / "words.txt"))
+            kaldilm.arpa2fst(
+                str(arpa), str(path), disambig_symbol=_BACKOFF, read_symbol_table=str(folder / "words.txt")
+            )
         except RuntimeError as error:
             raise BadInput(f"{arpa}: kaldilm cannot make a graph of it: {str(error).splitlines()[-1]}") from None
         return read_fst(path)

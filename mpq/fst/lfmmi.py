@@ -31,9 +31,9 @@ from torch import Tensor
 from mpq.fst.fsa import Fsa, StateForm
 from mpq.io import BadInput
 
-_CHUNK = 64          # frames whose class probabilities are spread over states at once
-_TOLERANCE = 1e-7    # disagreement between frames' totals that sends an utterance to the log semiring
-_SMALLEST = 1e-250   # as does a product of the directions' scaled masses that is smaller than this
+_CHUNK = 64  # frames whose class probabilities are spread over states at once
+_TOLERANCE = 1e-7  # disagreement between frames' totals that sends an utterance to the log semiring
+_SMALLEST = 1e-250  # as does a product of the directions' scaled masses that is smaller than this
 
 
 @dataclass
@@ -66,10 +66,15 @@ def _shared(graph: Fsa, device: torch.device) -> _SharedGraph:
         order = np.lexsort((columns, rows))
         row_ends = np.concatenate(([0], np.cumsum(np.bincount(rows, minlength=2 * n))))
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse ")   # torch calls its CSR layout beta
-            step = torch.sparse_csr_tensor(torch.from_numpy(row_ends), torch.from_numpy(columns[order]),
-                                           torch.from_numpy(values[order]), (2 * n, 2 * n), device=device,
-                                           check_invariants=True)
+            warnings.filterwarnings("ignore", message="Sparse ")  # torch calls its CSR layout beta
+            step = torch.sparse_csr_tensor(
+                torch.from_numpy(row_ends),
+                torch.from_numpy(columns[order]),
+                torch.from_numpy(values[order]),
+                (2 * n, 2 * n),
+                device=device,
+                check_invariants=True,
+            )
         first = torch.from_numpy(np.exp(np.concatenate((form.init, form.final)))).to(device)
         cache[device] = _SharedGraph(step, first, torch.from_numpy(form.label).to(device))
     return cache[device]
@@ -95,16 +100,16 @@ def _score_shared(log_probs: Tensor, lengths: Tensor, graph: Fsa) -> tuple[Tenso
     n_frames, n_classes, n_utts = log_probs.shape
     n = len(shared.label)
     tiny = torch.finfo(torch.float64).tiny
-    top = log_probs.amax(1)                                                         # (T, N)
+    top = log_probs.amax(1)  # (T, N)
     probs = (log_probs - top[:, None]).exp_()
-    turn = _reverse(probs, lengths)                                                 # (T, N)
+    turn = _reverse(probs, lengths)  # (T, N)
     both = torch.cat((probs, probs.gather(0, turn[:, None].expand(-1, n_classes, -1))), 1)
     label = torch.cat((shared.label, shared.label + n_classes))
-    entered = probs.new_empty(n_frames, 2 * n, n_utts)     # mass before each frame's probabilities
+    entered = probs.new_empty(n_frames, 2 * n, n_utts)  # mass before each frame's probabilities
     scales = probs.new_empty(n_frames, 2, n_utts)
     entered[0] = shared.first[:, None]
     for begin in range(0, n_frames, _CHUNK):
-        spread = both[begin:begin + _CHUNK].index_select(1, label)
+        spread = both[begin : begin + _CHUNK].index_select(1, label)
         for t in range(begin, begin + len(spread)):
             mass = spread[t - begin].mul_(entered[t])
             scale = torch.sum(mass.view(2, n, n_utts), 1, out=scales[t]).clamp_(min=tiny)
@@ -114,8 +119,9 @@ def _score_shared(log_probs: Tensor, lengths: Tensor, graph: Fsa) -> tuple[Tenso
     return _collect_shared(probs, top, turn, entered, scales, shared.label, lengths)
 
 
-def _collect_shared(probs: Tensor, top: Tensor, turn: Tensor, entered: Tensor, scales: Tensor, label: Tensor,
-                    lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _collect_shared(
+    probs: Tensor, top: Tensor, turn: Tensor, entered: Tensor, scales: Tensor, label: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Totals, posteriors and trust from what :func:`_score_shared` collected; the same shapes."""
     n_frames, n_utts = top.shape
     n = len(label)
@@ -127,11 +133,11 @@ def _collect_shared(probs: Tensor, top: Tensor, turn: Tensor, entered: Tensor, s
         joint = backward.mul_(entered[begin:end, :n]).mul_(probs[begin:end].index_select(1, label))
         sums[begin:end] = joint.sum(1)
         posteriors[begin:end].index_add_(1, label, joint)
-    inside = torch.arange(n_frames, device=probs.device)[:, None] < lengths          # (T, N)
+    inside = torch.arange(n_frames, device=probs.device)[:, None] < lengths  # (T, N)
     posteriors *= (inside / sums.clamp(min=torch.finfo(sums.dtype).tiny))[:, None]
     # Scales of the frames before t, in each direction.
     past = torch.nn.functional.pad(scales.log().cumsum(0), (0, 0, 0, 0, 1, 0))[:-1]
-    totals = sums.log() + past[:, 0] + past[:, 1].gather(0, turn)                    # all frames agree
+    totals = sums.log() + past[:, 0] + past[:, 1].gather(0, turn)  # all frames agree
     total = totals.gather(0, (lengths - 1)[None])[0]
     spread = torch.where(inside, (totals - total).abs(), 0.0).amax(0)
     # False for NaN and -inf; rounding of the running sums grows with the total.
@@ -143,15 +149,16 @@ def _collect_shared(probs: Tensor, top: Tensor, turn: Tensor, entered: Tensor, s
 class _Neighbours:
     """The arcs of a batch of acceptors side by side, by state; 2K rows: into it, then out of it."""
 
-    state: Tensor     # (2K, D) the state at the other end, in the direction's own half
-    weight: Tensor    # (2K, D), -inf where a state has fewer than D arcs
-    first: Tensor     # (2K,)
-    label: Tensor     # (K,)
-    utt: Tensor       # (K,)
+    state: Tensor  # (2K, D) the state at the other end, in the direction's own half
+    weight: Tensor  # (2K, D), -inf where a state has fewer than D arcs
+    first: Tensor  # (2K,)
+    label: Tensor  # (K,)
+    utt: Tensor  # (K,)
 
 
-def _pad_arcs(near: np.ndarray[Any, Any], far: np.ndarray[Any, Any], weight: np.ndarray[Any, Any],
-              n: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _pad_arcs(
+    near: np.ndarray[Any, Any], far: np.ndarray[Any, Any], weight: np.ndarray[Any, Any], n: int
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Rows of ``far`` and ``weight`` by ``near``, padded to the largest number of arcs: ``(n, D)``."""
     order = np.argsort(near, kind="stable")
     near, far, weight = near[order], far[order], weight[order]
@@ -172,8 +179,9 @@ def _side_by_side(forms: Sequence[StateForm], device: torch.device) -> _Neighbou
     src = np.concatenate([form.src for form in forms]) + offsets
     dst = np.concatenate([form.dst for form in forms]) + offsets
     weight = np.concatenate([form.weight for form in forms])
-    states, weights = _pad_arcs(np.concatenate((dst, src + n)), np.concatenate((src, dst + n)),
-                                np.concatenate((weight, weight)), 2 * n)
+    states, weights = _pad_arcs(
+        np.concatenate((dst, src + n)), np.concatenate((src, dst + n)), np.concatenate((weight, weight)), 2 * n
+    )
     first = np.concatenate([form.init for form in forms] + [form.final for form in forms])
     label = np.concatenate([form.label for form in forms])
     arrays = (states, weights, first, label, np.repeat(np.arange(len(forms)), sizes))
@@ -196,16 +204,16 @@ def _score_each(log_probs: Tensor, lengths: Tensor, graphs: Sequence[Fsa]) -> tu
     n = len(arcs.label)
     turn = _reverse(log_probs, lengths)
     both = torch.cat((log_probs, log_probs.gather(0, turn[:, None].expand(-1, n_classes, -1))), 1)
-    column = arcs.label * n_utts + arcs.utt                                          # of a flat (C, N) frame
+    column = arcs.label * n_utts + arcs.utt  # of a flat (C, N) frame
     columns = torch.cat((column, column + n_classes * n_utts))
     entered = log_probs.new_empty(n_frames, 2 * n)
     entered[0] = arcs.first
     for begin in range(0, n_frames, _CHUNK):
-        spread = both[begin:begin + _CHUNK].flatten(1).index_select(1, columns)
+        spread = both[begin : begin + _CHUNK].flatten(1).index_select(1, columns)
         for t in range(begin, min(begin + _CHUNK, n_frames - 1)):
             mass = spread[t - begin].add_(entered[t])
             torch.logsumexp(mass[arcs.state].add_(arcs.weight), 1, out=entered[t + 1])
-    joint = entered[:, n:].gather(0, turn[:, arcs.utt])                              # (T, K)
+    joint = entered[:, n:].gather(0, turn[:, arcs.utt])  # (T, K)
     joint.add_(entered[:, :n]).add_(log_probs.flatten(1).index_select(1, column))
     last = joint.gather(0, (lengths - 1)[arcs.utt][None])[0]
     total = _logsumexp_by(last, arcs.utt, n_utts)
@@ -224,8 +232,7 @@ def _logsumexp_by(values: Tensor, group: Tensor, n_groups: int) -> Tensor:
     return torch.zeros_like(top).index_add_(0, group, (values - top[group]).exp()).log() + top
 
 
-def _forward_backward(log_probs: Tensor, lengths: Tensor,
-                      graphs: Fsa | Sequence[Fsa]) -> tuple[Tensor, Tensor]:
+def _forward_backward(log_probs: Tensor, lengths: Tensor, graphs: Fsa | Sequence[Fsa]) -> tuple[Tensor, Tensor]:
     """Totals ``(N,)`` and posteriors ``(N, T, C)`` in float64; ``-inf`` where there is no path."""
     inside = torch.arange(log_probs.shape[1], device=log_probs.device) < lengths[:, None]
     frames = torch.where(inside[..., None], log_probs.detach().double(), 0.0).permute(1, 2, 0).contiguous()
@@ -236,7 +243,8 @@ def _forward_backward(log_probs: Tensor, lengths: Tensor,
     again = torch.nonzero(~trusted)[:, 0]
     if len(again):
         total[again], posteriors[:, :, again] = _score_each(
-            frames[:, :, again].contiguous(), lengths[again], [graphs] * len(again))
+            frames[:, :, again].contiguous(), lengths[again], [graphs] * len(again)
+        )
     return total, posteriors.permute(2, 0, 1)
 
 
@@ -263,10 +271,14 @@ def _check_total(total: Tensor, lengths: Tensor, graphs: Fsa | Sequence[Fsa]) ->
     utt, frames = bad[0], int(lengths[bad[0]])
     needed = (graphs if isinstance(graphs, Fsa) else graphs[utt]).min_frames
     if needed > frames:
-        raise BadInput(f"utterance {utt} of the batch has {frames} frames after subsampling; its transcript "
-                       f"needs at least {needed:g}: remove it, or check that its audio belongs to its text")
-    raise BadInput(f"utterance {utt} of the batch: path sum is {total[utt].item()} over {frames} frames: the "
-                   "acoustic model's output holds NaN or infinities, or the graph has no path of that length")
+        raise BadInput(
+            f"utterance {utt} of the batch has {frames} frames after subsampling; its transcript "
+            f"needs at least {needed:g}: remove it, or check that its audio belongs to its text"
+        )
+    raise BadInput(
+        f"utterance {utt} of the batch: path sum is {total[utt].item()} over {frames} frames: the "
+        "acoustic model's output holds NaN or infinities, or the graph has no path of that length"
+    )
 
 
 def total_score(log_probs: Tensor, lengths: Tensor, graphs: Fsa | Sequence[Fsa]) -> Tensor:
@@ -293,15 +305,18 @@ def total_score(log_probs: Tensor, lengths: Tensor, graphs: Fsa | Sequence[Fsa])
         tensor([0.])
     """
     if log_probs.dim() != 3 or lengths.shape != log_probs.shape[:1]:
-        raise ValueError(f"log_probs must be (N, T, C) and lengths (N,), not {tuple(log_probs.shape)} "
-                         f"and {tuple(lengths.shape)}")
+        raise ValueError(
+            f"log_probs must be (N, T, C) and lengths (N,), not {tuple(log_probs.shape)} and {tuple(lengths.shape)}"
+        )
     if not isinstance(graphs, Fsa) and len(graphs) != len(log_probs):
         raise ValueError(f"{len(graphs)} graphs for {len(log_probs)} utterances")
     lengths = lengths.to(log_probs.device, torch.int64)
     if lengths.min() < 1 or lengths.max() > log_probs.shape[1]:
         utt = int(((lengths < 1) | (lengths > log_probs.shape[1])).nonzero()[0, 0])
-        raise BadInput(f"utterance {utt} of the batch has {int(lengths[utt])} frames; expected 1 to "
-                       f"{log_probs.shape[1]}: remove it")
+        raise BadInput(
+            f"utterance {utt} of the batch has {int(lengths[utt])} frames; expected 1 to "
+            f"{log_probs.shape[1]}: remove it"
+        )
     largest = max(int(g.label.max(initial=0)) for g in ([graphs] if isinstance(graphs, Fsa) else graphs))
     if largest >= log_probs.shape[2]:
         raise ValueError(f"a graph emits class {largest}; log_probs has {log_probs.shape[2]} classes")
@@ -309,8 +324,9 @@ def total_score(log_probs: Tensor, lengths: Tensor, graphs: Fsa | Sequence[Fsa])
     return score
 
 
-def lfmmi_loss(log_probs: Tensor, lengths: Tensor, numerators: Sequence[Fsa], denominator: Fsa,
-               den_scale: float = 1.0) -> Tensor:
+def lfmmi_loss(
+    log_probs: Tensor, lengths: Tensor, numerators: Sequence[Fsa], denominator: Fsa, den_scale: float = 1.0
+) -> Tensor:
     """Lattice-free MMI loss of each utterance: denominator score minus numerator score.
 
     Not negative if every numerator is part of the denominator (same topology and phone language model).

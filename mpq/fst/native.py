@@ -63,7 +63,7 @@ def fst_to_arrays(fst: Any) -> Arcs:
         data = file.read()
     (size,) = struct.unpack_from("<i", data, 4)
     (arc_size,) = struct.unpack_from("<i", data, 8 + size)
-    width = 1 if data[12 + size:12 + size + arc_size] == b"standard" else 2
+    width = 1 if data[12 + size : 12 + size + arc_size] == b"standard" else 2
     at = 12 + size + arc_size
     _version, _flags, _properties, start, n_states, _n_arcs = struct.unpack_from("<iiQqqq", data, at)
     at += 40
@@ -80,9 +80,15 @@ def fst_to_arrays(fst: Any) -> Arcs:
     count = np.array(counts, np.int64)
     where = np.repeat(states + 4 * width + 8, count) + _ranks(count) * arc_type.itemsize
     arcs = raw[where[:, None] + np.arange(arc_type.itemsize)].view(arc_type)[:, 0]
-    return Arcs(np.repeat(np.arange(n_states), count), arcs["ilabel"].astype(np.int64),
-                arcs["olabel"].astype(np.int64), arcs["dst"].astype(np.int64), arcs["weight"].copy(),
-                final.copy(), start)
+    return Arcs(
+        np.repeat(np.arange(n_states), count),
+        arcs["ilabel"].astype(np.int64),
+        arcs["olabel"].astype(np.int64),
+        arcs["dst"].astype(np.int64),
+        arcs["weight"].copy(),
+        final.copy(),
+        start,
+    )
 
 
 def arrays_to_fst(arcs: Arcs) -> Any:
@@ -100,8 +106,9 @@ def arrays_to_fst(arcs: Arcs) -> Any:
     body[begins[:, None] + np.arange(4, 12)] = count.astype("<i8").view(np.uint8).reshape(n_states, 8)
     where = np.repeat(begins + 12, count) + _ranks(count) * arc_type.itemsize
     body[where[:, None] + np.arange(arc_type.itemsize)] = packed.view(np.uint8).reshape(-1, arc_type.itemsize)
-    header = struct.pack("<ii6si8siiQqqq", _MAGIC, 6, b"vector", 8, b"standard", 2, 0, 3, arcs.start,
-                         n_states, len(order))
+    header = struct.pack(
+        "<ii6si8siiQqqq", _MAGIC, 6, b"vector", 8, b"standard", 2, 0, 3, arcs.start, n_states, len(order)
+    )
     with _memory_file() as (file, path):
         file.write(header + body.tobytes())
         file.flush()

@@ -20,9 +20,9 @@ from mpq.fst.native import Arcs, arrays_to_fst, fst_to_arrays
 from mpq.io import Hyp, Lattice, SymbolTable
 from mpq.lang.arpa import EOS, History, NgramLm
 
-_MAX_ARCS = 20_000       # of a raw lattice; of a larger one the best are taken
-_MAX_STATES = 3_000      # of a determinized lattice; if it has more, half the raw arcs are left out
-_DELTA = 1e-5            # acoustic scores that differ by less are the same
+_MAX_ARCS = 20_000  # of a raw lattice; of a larger one the best are taken
+_MAX_STATES = 3_000  # of a determinized lattice; if it has more, half the raw arcs are left out
+_DELTA = 1e-5  # acoustic scores that differ by less are the same
 
 
 @dataclass
@@ -45,8 +45,7 @@ class WordLattice:
     final_lm: Floats
 
 
-def make_word_lattice(raw: Arcs, lm: NgramLm, words: SymbolTable, acoustic_scale: float,
-                      beam: float) -> WordLattice:
+def make_word_lattice(raw: Arcs, lm: NgramLm, words: SymbolTable, acoustic_scale: float, beam: float) -> WordLattice:
     """Word lattice of a raw lattice.
 
     Args:
@@ -70,7 +69,7 @@ def _determinize(raw: Arcs) -> Arcs:
         try:
             kaldifst.determinize_star(fst, delta=_DELTA, max_states=_MAX_STATES)
             return fst_to_arrays(fst)
-        except RuntimeError:                                # more states than allowed
+        except RuntimeError:  # more states than allowed
             n_arcs = len(raw.src) // 2
 
 
@@ -86,8 +85,9 @@ def _keep_best(raw: Arcs, n_arcs: int) -> Arcs:
     worst = -np.partition(-through, min(n_arcs, len(through)) - 1)[min(n_arcs, len(through)) - 1]
     # Sums along one path differ in their last digits; the best path must stay whole.
     kept = reached[through >= min(worst, through.max() - 1e-6)]
-    return Arcs(raw.src[kept], raw.ilabel[kept], raw.olabel[kept], raw.dst[kept], raw.weight[kept], raw.final,
-                raw.start)
+    return Arcs(
+        raw.src[kept], raw.ilabel[kept], raw.olabel[kept], raw.dst[kept], raw.weight[kept], raw.final, raw.start
+    )
 
 
 def _through(src: Ints, dst: Ints, score: Floats, final: Floats) -> Floats:
@@ -128,11 +128,16 @@ def _topological_order(src: Ints, dst: Ints, start: int) -> list[int]:
 def _apply_lm(acceptor: Arcs, lm: NgramLm, words: SymbolTable, acoustic_scale: float) -> WordLattice:
     """Split states by n-gram history and put the model's scores on arcs."""
     leaving: dict[int, list[tuple[int, int, float]]] = defaultdict(list)
-    for s, word, d, cost in zip(acceptor.src.tolist(), acceptor.olabel.tolist(), acceptor.dst.tolist(),
-                                acceptor.weight[:, 0].tolist(), strict=True):
+    for s, word, d, cost in zip(
+        acceptor.src.tolist(),
+        acceptor.olabel.tolist(),
+        acceptor.dst.tolist(),
+        acceptor.weight[:, 0].tolist(),
+        strict=True,
+    ):
         leaving[s].append((word, d, -cost / acoustic_scale))
     final = (-acceptor.final[:, 0].astype(np.float64) / acoustic_scale).tolist()
-    numbers: dict[int, dict[History, int]] = defaultdict(dict)      # by state and history, as they are found
+    numbers: dict[int, dict[History, int]] = defaultdict(dict)  # by state and history, as they are found
     numbers[acceptor.start][lm.start] = 0
     order: list[int] = []
     arcs: list[tuple[int, int, int, float, float]] = []
@@ -166,8 +171,15 @@ def prune(lattice: WordLattice, acoustic_scale: float, beam: float) -> WordLatti
     kept = np.union1d([0], np.concatenate((lattice.src[arcs], lattice.dst[arcs])))
     number = np.full(len(final), -1)
     number[kept] = np.arange(len(kept))
-    return WordLattice(number[lattice.src[arcs]], number[lattice.dst[arcs]], lattice.word[arcs], lattice.am[arcs],
-                       lattice.lm[arcs], lattice.final_am[kept], lattice.final_lm[kept])
+    return WordLattice(
+        number[lattice.src[arcs]],
+        number[lattice.dst[arcs]],
+        lattice.word[arcs],
+        lattice.am[arcs],
+        lattice.lm[arcs],
+        lattice.final_am[kept],
+        lattice.final_lm[kept],
+    )
 
 
 def best_paths(lattice: WordLattice, n: int, words: SymbolTable, acoustic_scale: float) -> list[Hyp]:
@@ -179,8 +191,17 @@ def best_paths(lattice: WordLattice, n: int, words: SymbolTable, acoustic_scale:
     final = -(acoustic_scale * lattice.final_am + lattice.final_lm)
     # Arc numbers as labels tell the paths; 0 would be epsilon.
     numbers = np.arange(1, len(cost) + 1)
-    fst = arrays_to_fst(Arcs(lattice.src, numbers, numbers, lattice.dst, cost[:, None].astype(np.float32),
-                             final[:, None].astype(np.float32), 0))
+    fst = arrays_to_fst(
+        Arcs(
+            lattice.src,
+            numbers,
+            numbers,
+            lattice.dst,
+            cost[:, None].astype(np.float32),
+            final[:, None].astype(np.float32),
+            0,
+        )
+    )
     hyps = []
     for linear in kaldifst.convert_nbest_to_vector(kaldifst.shortest_path(fst, n=n)):
         arcs = np.array(kaldifst.get_linear_symbol_sequence(linear)[1], np.int64) - 1
@@ -195,8 +216,17 @@ def to_kaldi(utt: str, lattice: WordLattice) -> Lattice:
     """As a Kaldi `CompactLattice`: minus the scores, acoustic scale 1, no transition-ids."""
     ends = np.flatnonzero(lattice.final_am > -np.inf)
     return Lattice(
-        utt=utt, n_states=len(lattice.final_am), start=0, src=lattice.src.astype(np.int32),
-        dst=lattice.dst.astype(np.int32), labels=lattice.word.astype(np.int32), graph=-lattice.lm,
-        acoustic=-lattice.am, strings=[()] * len(lattice.src), final_states=ends.astype(np.int32),
-        final_graph=-lattice.final_lm[ends], final_acoustic=-lattice.final_am[ends],
-        final_strings=[()] * len(ends))
+        utt=utt,
+        n_states=len(lattice.final_am),
+        start=0,
+        src=lattice.src.astype(np.int32),
+        dst=lattice.dst.astype(np.int32),
+        labels=lattice.word.astype(np.int32),
+        graph=-lattice.lm,
+        acoustic=-lattice.am,
+        strings=[()] * len(lattice.src),
+        final_states=ends.astype(np.int32),
+        final_graph=-lattice.final_lm[ends],
+        final_acoustic=-lattice.final_am[ends],
+        final_strings=[()] * len(ends),
+    )

@@ -16,7 +16,7 @@ import numpy as np
 from mpq.fst.fsa import Floats, Fsa, Ints
 
 History = tuple[int, ...]
-_BEGIN, _END = -1, 0        # the end of the sentence takes the place of the blank, which is no phone
+_BEGIN, _END = -1, 0  # the end of the sentence takes the place of the blank, which is no phone
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +39,19 @@ class PhoneNgram:
         """The model as an acceptor: one state for each history that a sentence can reach."""
         src, phone = np.nonzero(self.log_prob > -np.inf)
         src, phone = src[phone != _END], phone[phone != _END]
-        return Fsa(src, self.next_history[src, phone], phone, self.log_prob[src, phone],
-                   self.log_prob[:, _END].copy(), self.start).trimmed()
+        return Fsa(
+            src,
+            self.next_history[src, phone],
+            phone,
+            self.log_prob[src, phone],
+            self.log_prob[:, _END].copy(),
+            self.start,
+        ).trimmed()
 
 
-def estimate_phone_ngram(sentences: Iterable[Sequence[int]], n_phones: int, order: int = 2,
-                         min_count: int = 1, smooth: bool = True) -> PhoneNgram:
+def estimate_phone_ngram(
+    sentences: Iterable[Sequence[int]], n_phones: int, order: int = 2, min_count: int = 1, smooth: bool = True
+) -> PhoneNgram:
     """Estimate a phone n-gram model from transcripts.
 
     Args:
@@ -68,7 +75,7 @@ def estimate_phone_ngram(sentences: Iterable[Sequence[int]], n_phones: int, orde
         padded = (_BEGIN, *sentence, _END)
         for i in range(1, len(padded)):
             for length in range(min(order - 1, i) + 1):
-                counts[padded[i - length:i]][padded[i]] += 1
+                counts[padded[i - length : i]][padded[i]] += 1
     if not counts:
         raise ValueError("no sentences to estimate a phone n-gram model from")
     kept = [h for h in counts if len(h) < 2 or counts[h].total() >= min_count]
@@ -110,12 +117,12 @@ def apply_phone_ngram(phones: Fsa, model: PhoneNgram) -> Fsa:
     states, queue = {first: 0}, [first]
     arcs: list[tuple[int, int, int, float]] = []
     final: dict[int, float] = {}
-    for state, history in queue:                               # grows while it is read
+    for state, history in queue:  # grows while it is read
         here = states[state, history]
         ending = phones.final[state] + model.log_prob[history, _END]
         if ending > -np.inf:
             final[here] = float(ending)
-        for arc in order[begins[state]:begins[state + 1]]:
+        for arc in order[begins[state] : begins[state + 1]]:
             phone = int(phones.label[arc])
             weight = float(phones.weight[arc] + model.log_prob[history, phone])
             if weight == -np.inf:

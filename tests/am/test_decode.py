@@ -119,7 +119,7 @@ def test_killed_run_continues_and_other_settings_begin_anew(
     limit = 0
     asked.clear()
     decode_set(Spelled(), features, Killed(), out, "key", 1)  # type: ignore[arg-type]
-    assert sorted(asked) == features.utts[5:]                      # the first part was kept
+    assert sorted(asked) == features.utts[5:]  # the first part was kept
     assert contents(out) == contents(tmp_path / "whole")
 
     limit = 8
@@ -129,7 +129,7 @@ def test_killed_run_continues_and_other_settings_begin_anew(
     limit = 0
     asked.clear()
     decode_set(Spelled(), features, Killed(), out, "another key", 1)  # type: ignore[arg-type]
-    assert sorted(asked) == features.utts                          # parts of other settings are not used
+    assert sorted(asked) == features.utts  # parts of other settings are not used
     assert contents(out) == contents(tmp_path / "whole")
 
 

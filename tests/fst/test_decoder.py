@@ -52,8 +52,10 @@ def test_all_hypotheses_and_scores_equal_exhaustive_search(
 def test_hundred_best_are_the_first_hundred_of_all(language: tuple[Path, Lexicon, NgramLm]) -> None:
     folder, lexicon, lm = language
     scores = random_scores(3, 5)
-    expected = sorted((am + lm_score for am, lm_score in
-                       all_hypotheses(lexicon, lm, scores.astype(np.float64)).values()), reverse=True)[:100]
+    expected = sorted(
+        (am + lm_score for am, lm_score in all_hypotheses(lexicon, lm, scores.astype(np.float64)).values()),
+        reverse=True,
+    )[:100]
     hyps = make_decoder(folder, lm, n_best=100).decode("u", scores).nbest.hyps
     assert len(hyps) == len({hyp.text for hyp in hyps}) == 100
     np.testing.assert_allclose([hyp.am + hyp.lm for hyp in hyps], expected, atol=2e-4)
@@ -62,8 +64,9 @@ def test_hundred_best_are_the_first_hundred_of_all(language: tuple[Path, Lexicon
 def test_lattice_beam_keeps_what_is_within_it(language: tuple[Path, Lexicon, NgramLm]) -> None:
     folder, lexicon, lm = language
     scores = random_scores(4, 5, 3.0)
-    totals = {text: am + lm_score for text, (am, lm_score) in
-              all_hypotheses(lexicon, lm, scores.astype(np.float64)).items()}
+    totals = {
+        text: am + lm_score for text, (am, lm_score) in all_hypotheses(lexicon, lm, scores.astype(np.float64)).items()
+    }
     inside = {text for text, total in totals.items() if total > max(totals.values()) - 4}
     found = {hyp.text for hyp in make_decoder(folder, lm, lattice_beam=5).decode("u", scores).nbest.hyps}
     assert inside <= found and len(found) < len(totals)
@@ -79,16 +82,21 @@ def test_lattice_holds_the_hypotheses_and_survives_the_archive(
     (lattice,) = read_lattices(tmp_path / "lat.gz", read_symbols(folder / "words.txt"))
     assert lattice.utt == "utt-1"
     words = read_symbols(folder / "words.txt").words
-    finals = dict(zip(lattice.final_states.tolist(), zip(lattice.final_graph, lattice.final_acoustic, strict=True),
-                      strict=True))
+    finals = dict(
+        zip(lattice.final_states.tolist(), zip(lattice.final_graph, lattice.final_acoustic, strict=True), strict=True)
+    )
     found: dict[str, tuple[float, float]] = {}
 
     def walk(state: int, text: list[str], graph: float, acoustic: float) -> None:
         if state in finals:
             found[" ".join(text)] = (-acoustic - finals[state][1], -graph - finals[state][0])
         for arc in np.flatnonzero(lattice.src == state):
-            walk(int(lattice.dst[arc]), [*text, words[int(lattice.labels[arc])]],
-                 graph + lattice.graph[arc], acoustic + lattice.acoustic[arc])
+            walk(
+                int(lattice.dst[arc]),
+                [*text, words[int(lattice.labels[arc])]],
+                graph + lattice.graph[arc],
+                acoustic + lattice.acoustic[arc],
+            )
 
     walk(lattice.start, [], 0.0, 0.0)
     assert found.keys() == {hyp.text for hyp in result.nbest.hyps}
@@ -114,7 +122,7 @@ def test_large_lattices_are_reduced_and_keep_the_best_path(
 
 def test_no_surviving_path_is_an_empty_hypothesis_with_a_warning(language: tuple[Path, Lexicon, NgramLm]) -> None:
     folder, _, lm = language
-    dead_end = kaldifst.compile("0 1 2 1\n1 2 3 0\n2\n", acceptor=False)            # two frames, no more
+    dead_end = kaldifst.compile("0 1 2 1\n1 2 3 0\n2\n", acceptor=False)  # two frames, no more
     decoder = Decoder(dead_end, lm, read_symbols(folder / "words.txt"), DecoderConfig())
     for scores in (random_scores(0, 3), np.zeros((0, 4), np.float32)):
         result = decoder.decode("u", scores)
@@ -131,7 +139,7 @@ def test_zero_probabilities_give_finite_scores(language: tuple[Path, Lexicon, Ng
 
 def test_partial_paths_are_taken_with_a_warning(language: tuple[Path, Lexicon, NgramLm]) -> None:
     folder, _, lm = language
-    no_end = kaldifst.compile("0 1 2 1\n1 1 3 0\n1 2 4 0\n2\n", acceptor=False)   # ends with class 3 only
+    no_end = kaldifst.compile("0 1 2 1\n1 1 3 0\n1 2 4 0\n2\n", acceptor=False)  # ends with class 3 only
     scores = np.log(np.array([[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 0]]) * 0.97 + 0.01).astype(np.float32)
     decoder = Decoder(no_end, lm, read_symbols(folder / "words.txt"), DecoderConfig(beam=1.0))
     result = decoder.decode("u", scores)
@@ -187,7 +195,7 @@ def test_graph_that_is_missing_or_no_graph(tmp_path: Path) -> None:
 
 def test_truncated_graph(language: tuple[Path, Lexicon, NgramLm], tmp_path: Path) -> None:
     data = (language[0] / GRAPH_NAME).read_bytes()
-    (tmp_path / GRAPH_NAME).write_bytes(data[:len(data) // 2])
+    (tmp_path / GRAPH_NAME).write_bytes(data[: len(data) // 2])
     with pytest.raises(BadInput, match=r"HLG.fst: is cut off or damaged"):
         load_graph(tmp_path)
 

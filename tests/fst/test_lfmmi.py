@@ -19,6 +19,7 @@ SENTENCES = [[1, 2, 3], [2, 2, 1], [3, 1], [1, 3, 3, 2], [2]]
 
 def paths(graph: Fsa, n_frames: int) -> Iterator[tuple[list[int], float]]:
     """Every path of a graph: its labels and its weight."""
+
     def walk(state: int, labels: list[int], weight: float) -> Iterator[tuple[list[int], float]]:
         if len(labels) == n_frames:
             if graph.final[state] > -np.inf:
@@ -26,6 +27,7 @@ def paths(graph: Fsa, n_frames: int) -> Iterator[tuple[list[int], float]]:
             return
         for arc in np.flatnonzero(graph.src == state):
             yield from walk(int(graph.dst[arc]), [*labels, int(graph.label[arc])], weight + graph.weight[arc])
+
     yield from walk(graph.start, [], 0.0)
 
 
@@ -53,7 +55,7 @@ def test_score_and_gradient_equal_enumeration(seed: int) -> None:
     expected = torch.stack([brute_force(x[:n], graph) for x, n in zip(log_probs, lengths, strict=True)])
     weights = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     (expected_grad,) = torch.autograd.grad(expected @ weights, log_probs)
-    for graphs in (graph, [graph] * 3):                      # scaled probabilities, then the log semiring
+    for graphs in (graph, [graph] * 3):  # scaled probabilities, then the log semiring
         score = total_score(log_probs, torch.tensor(lengths), graphs)
         (grad,) = torch.autograd.grad(score @ weights, log_probs)
         torch.testing.assert_close(score, expected, rtol=1e-12, atol=1e-12)
@@ -72,8 +74,12 @@ def test_loss_equals_enumeration_with_variants_and_silence(order: int) -> None:
     lengths = torch.tensor([6, 5])
     loss = lfmmi_loss(logits.log_softmax(-1), lengths, numerators, denominator, den_scale=0.9)
     log_probs = logits.log_softmax(-1)
-    expected = torch.stack([0.9 * brute_force(x[:n], denominator) - brute_force(x[:n], numerator)
-                            for x, n, numerator in zip(log_probs, lengths, numerators, strict=True)])
+    expected = torch.stack(
+        [
+            0.9 * brute_force(x[:n], denominator) - brute_force(x[:n], numerator)
+            for x, n, numerator in zip(log_probs, lengths, numerators, strict=True)
+        ]
+    )
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-10)
     for a, b in zip(*(torch.autograd.grad(v.sum(), logits) for v in (loss, expected)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
@@ -98,8 +104,8 @@ def test_single_pronunciation_equals_torch_ctc() -> None:
     score = total_score(log_probs, lengths, graphs)
     flat = torch.tensor([phone for target in targets for phone in target])
     loss = torch.nn.functional.ctc_loss(
-        log_probs.transpose(0, 1), flat, lengths,
-        torch.tensor([len(t) for t in targets]), reduction="none")
+        log_probs.transpose(0, 1), flat, lengths, torch.tensor([len(t) for t in targets]), reduction="none"
+    )
     torch.testing.assert_close(-score, loss)
     a, b = (torch.autograd.grad(v.sum(), log_probs)[0] for v in (-score, loss))
     # torch's CTC returns the gradient with respect to the logits of a softmax.
@@ -109,7 +115,7 @@ def test_single_pronunciation_equals_torch_ctc() -> None:
 def test_posteriors_of_each_frame_sum_to_one_and_padding_gets_none() -> None:
     denominator = ctc_graph(estimate_phone_ngram(SENTENCES, 3).fsa)
     log_probs = torch.randn(2, 70, 4).log_softmax(-1).requires_grad_()
-    log_probs.data[1, 10:] = float("nan")                    # whatever stands in the padding
+    log_probs.data[1, 10:] = float("nan")  # whatever stands in the padding
     total_score(log_probs, torch.tensor([70, 10]), denominator).sum().backward()
     assert log_probs.grad is not None
     torch.testing.assert_close(log_probs.grad[0].sum(-1), torch.ones(70))
@@ -156,7 +162,7 @@ def test_loss_is_never_negative_and_zero_for_the_only_sentence() -> None:
 
 
 def test_utterance_shorter_than_its_transcript_is_named() -> None:
-    graphs = [ctc_graph(pronunciation_graph([[[1, 1, 2]]]))] * 2          # needs a blank between 1 and 1
+    graphs = [ctc_graph(pronunciation_graph([[[1, 1, 2]]]))] * 2  # needs a blank between 1 and 1
     with pytest.raises(BadInput, match=r"utterance 1 of the batch has 3 frames .* needs at least 4"):
         total_score(torch.zeros(2, 5, 3), torch.tensor([4, 3]), graphs)
 
@@ -183,5 +189,5 @@ def test_work_is_linear_in_arcs_and_frames() -> None:
     assert e - c == 2 * (c - a) and f - d == 2 * (d - b)
     bigram = estimate_phone_ngram([list(range(1, 40))], 39)
     form = ctc_graph(bigram.fsa).state_form
-    assert len(form.label) == 39 + 40                       # a state for each phone, a blank for each history
+    assert len(form.label) == 39 + 40  # a state for each phone, a blank for each history
     assert len(form.src) == 40 * 39 + 40 + 39 * 39 + 39  # blank to phones and itself; phone to phones and blank

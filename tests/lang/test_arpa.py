@@ -46,7 +46,7 @@ def test_backoff_scores_are_the_sums_of_the_file(model: NgramLm) -> None:
 
 def test_equal_histories_mean_equal_futures(model: NgramLm) -> None:
     assert model.order == 2 and model.words == {"a", "b"}
-    assert model.step(("a",), "b")[1] == ()                     # b has no back-off weight: nothing depends on it
+    assert model.step(("a",), "b")[1] == ()  # b has no back-off weight: nothing depends on it
     assert model.step((), "a")[1] == ("a",)
 
 
@@ -64,8 +64,12 @@ def test_perplexity_equals_kaldingram(tmp_path: Path, prune: float) -> None:
     path, text = tmp_path / "lm.arpa", tmp_path / "text"
     text.write_text("\n".join(["the cat sat on a mat", "a dog", "the dog and the cat"]) + "\n")
     train_ngram([line.split() for line in TEXT], path, 3, prune)
-    done = subprocess.run([sys.executable, "-m", "kaldingram.cli", "ppl", "--lm", str(path), "--text", str(text)],
-                          capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "kaldingram.cli", "ppl", "--lm", str(path), "--text", str(text)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     expected = float(done.stdout.split("ppl= ")[1].split()[0])
     assert measure_perplexity(read_arpa(path), read_sentences([text])).ppl == pytest.approx(expected, abs=1e-3)
 
@@ -86,15 +90,18 @@ def test_pruning_makes_the_model_smaller_and_training_is_deterministic(tmp_path:
     assert len(read_arpa(tmp_path / "small").log_prob) < len(read_arpa(tmp_path / "a").log_prob)
 
 
-@pytest.mark.parametrize(("old", "new", "message"), [
-    ("\\end\\", "", r"lm.arpa:\d+: expected .*cut off"),
-    ("ngram 2=2", "ngram 2=3", r"2 2-grams, the header says 3"),
-    ("ngram 2=2", "ngram two", r"lm.arpa:3: found 'ngram two'; expected 'ngram N=COUNT'"),
-    ("-0.75 b", "-0.75", r"lm.arpa:9: found '-0.75'; expected a log10 probability, 1 words"),
-    ("-0.75 b", "x b", r"lm.arpa:9: found 'x b'"),
-    ("-0.375 a b", "-0.375 a b -1 c", r"lm.arpa:13: found"),
-    ("-1 </s>", "-1 c", r"no </s> among the 1-grams"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("\\end\\", "", r"lm.arpa:\d+: expected .*cut off"),
+        ("ngram 2=2", "ngram 2=3", r"2 2-grams, the header says 3"),
+        ("ngram 2=2", "ngram two", r"lm.arpa:3: found 'ngram two'; expected 'ngram N=COUNT'"),
+        ("-0.75 b", "-0.75", r"lm.arpa:9: found '-0.75'; expected a log10 probability, 1 words"),
+        ("-0.75 b", "x b", r"lm.arpa:9: found 'x b'"),
+        ("-0.375 a b", "-0.375 a b -1 c", r"lm.arpa:13: found"),
+        ("-1 </s>", "-1 c", r"no </s> among the 1-grams"),
+    ],
+)
 def test_broken_files_are_named_with_their_line(tmp_path: Path, old: str, new: str, message: str) -> None:
     path = tmp_path / "lm.arpa"
     path.write_text(ARPA.replace(old, new))

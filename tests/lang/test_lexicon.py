@@ -70,8 +70,9 @@ def test_files_hold_the_lexicon(tmp_path: Path) -> None:
 
 def test_dictionary_formats(tmp_path: Path) -> None:
     path = tmp_path / "an4.dic"
-    path.write_text(";;; comment\nEIGHTH               EY T TH\nEIGHTH(2)            EY1 TH\n"
-                    "EIGHTH(3) EY TH # same\n(A) AH0\n")
+    path.write_text(
+        ";;; comment\nEIGHTH               EY T TH\nEIGHTH(2)            EY1 TH\nEIGHTH(3) EY TH # same\n(A) AH0\n"
+    )
     assert read_dictionary(path) == {"eighth": [("EY", "T", "TH"), ("EY", "TH")], "(a)": [("AH",)]}
 
 

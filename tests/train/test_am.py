@@ -106,9 +106,7 @@ def test_utterances_shorter_than_their_transcripts_are_named(features: Path) -> 
     data = FeatureSet(features)
     data.texts[3] = "bac " * 40
     data.texts[5] = ""
-    with pytest.raises(
-        BadInput, match=r"u03 \(\d+ frames at 33 a second, .*needs \d+\), u05 \(no words\)"
-    ):
+    with pytest.raises(BadInput, match=r"u03 \(\d+ frames at 33 a second, .*needs \d+\), u05 \(no words\)"):
         AmTask(config(), data, FeatureSet(features), LEXICON)
 
 
