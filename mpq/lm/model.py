@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mpq.data.lmtext import LmBatch
 from mpq.io import BadInput
+from mpq.quant import QuantModule
 
 ARCHITECTURES = ("lstm", "transformer")
 
@@ -141,13 +142,21 @@ class Attention(nn.Module):
         """`angles` (T, C / heads / 2) are the positions'; `mask` (T, T) is added to the scores."""
         n, t, c = x.shape
         q, k, v = (
-            layer(x).view(n, t, self.heads, c // self.heads).transpose(1, 2)
+            self.exact(layer(x)).view(n, t, self.heads, c // self.heads).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
         )
         scores = rotate(q, angles) @ rotate(k, angles).transpose(2, 3) * (c // self.heads) ** -0.5
         attended = (scores + mask).softmax(-1).to(v.dtype) @ v
-        out: Tensor = self.out(attended.transpose(1, 2).reshape(n, t, c))
+        out: Tensor = self.out(attended.transpose(1, 2).reshape(n, t, c).to(x.dtype))
         return out
+
+    def exact(self, x: Tensor) -> Tensor:
+        """`x` in the precision of the sums over positions: double where an integer layer follows.
+
+        The order of a float sum depends on what is batched together. Its last bit would now and then turn a
+        rounding to int8, and so give one sentence other scores in other batches.
+        """
+        return x.double() if isinstance(self.out, QuantModule) and self.out.a_bits == 8 else x
 
 
 def rotary_angles(length: int, dim: int, device: torch.device) -> Tensor:
@@ -158,6 +167,7 @@ def rotary_angles(length: int, dim: int, device: torch.device) -> Tensor:
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """Turns the pairs (x[i], x[i + C/2]) of `x` (..., T, C) by `angles` (T, C / 2)."""
+    angles = angles.to(torch.promote_types(x.dtype, angles.dtype))
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from mpq.rescore.combine import Weights, best_texts, oracle, rerank
-from mpq.rescore.scoring import add_lm_scores, score_texts
+from mpq.rescore.scoring import Scoring, add_lm_scores
+from mpq.rescore.tree import Budget
 from mpq.rescore.tune import Tuned, tune
 
 __all__ = [
+    "Budget",
+    "Scoring",
     "Tuned",
     "Weights",
     "add_lm_scores",
     "best_texts",
     "oracle",
     "rerank",
-    "score_texts",
     "tune",
 ]

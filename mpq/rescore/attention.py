@@ -77,13 +77,14 @@ def _attend(attention: Attention, x: Tensor, angles: Tensor, runs: Runs) -> Tens
     n, c = x.shape
     n_runs, _, n_queries, _ = runs.mask.shape
     shape = (n, attention.heads, c // attention.heads)
-    q = rotate(attention.query(x).view(shape).transpose(0, 1), angles)  # (H, N, C / H)
-    k = rotate(attention.key(x).view(shape).transpose(0, 1), angles)
+    q, k, v = (attention.exact(layer(x)) for layer in (attention.query, attention.key, attention.value))
+    q = rotate(q.view(shape).transpose(0, 1), angles)  # (H, N, C / H)
+    k = rotate(k.view(shape).transpose(0, 1), angles)
     q = F.pad(q, (0, 0, 0, n_runs * n_queries - n))
     q = q.view(attention.heads, n_runs, n_queries, -1).transpose(0, 1)
     k = k[:, runs.keys].transpose(0, 1)  # (R, H, K, C / H)
-    v = attention.value(x)[runs.keys].view(*runs.keys.shape, *shape[1:]).transpose(1, 2)
-    attended = F.scaled_dot_product_attention(q, k, v, runs.mask)
-    attended = attended.transpose(1, 2).reshape(n_runs * n_queries, c)[:n]
+    v = v[runs.keys].view(*runs.keys.shape, *shape[1:]).transpose(1, 2)
+    attended = F.scaled_dot_product_attention(q, k, v, runs.mask.to(q.dtype))
+    attended = attended.transpose(1, 2).reshape(n_runs * n_queries, c)[:n].to(x.dtype)
     out: Tensor = attention.out(attended)
     return out

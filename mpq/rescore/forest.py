@@ -125,11 +125,11 @@ class ForestBuilder:
         return first + n_new - 1
 
     def add_nodes(self, parent: int, tokens: Sequence[int]) -> range:
-        """A chain of histories, each with one more unit, after that of `parent`."""
+        """A chain of histories, each with one more unit, after that of `parent`; there may be none."""
         first, n_new = len(self.token), len(tokens)
         level = self.depth[parent] + 1
         self.token.extend(tokens)
-        self.parent.extend([parent, *range(first, first + n_new - 1)])
+        self.parent.extend([parent, *range(first, first + n_new - 1)][:n_new])
         self.depth.extend(range(level, level + n_new))
         self.tree.extend([self.tree[parent]] * n_new)
         return range(first, first + n_new)

@@ -1,63 +1,109 @@
-"""Language-model scores of hypotheses: each distinct text once, in batches of bounded memory."""
+"""Language-model scores of n-best lists: each history of an utterance is computed once."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
 
-import numpy as np
-import torch
-
-from mpq.data.lmtext import Tokenizer, cut_by_tokens, pad_sentences
+from mpq.data.lmtext import Tokenizer
 from mpq.io import BadInput, NBest, progress, split_words
-from mpq.lm import LanguageModel, max_tokens
+from mpq.lm import LanguageModel
+from mpq.rescore.forest import prefix_forest
+from mpq.rescore.history import merged_forest
+from mpq.rescore.steps import LstmState
+from mpq.rescore.tree import Budget, score_edges
+
+GROUP = 1 << 17  # words of the lists that share a forest
 
 
-@torch.no_grad()
-def score_texts(model: LanguageModel, tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, float]:
-    """Natural-log probability of each distinct text, `</s>` included; unknown words score as `<unk>`.
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """How to score.
 
-    Texts of similar length are scored together, as many as keep the logits within a fixed size, so memory
-    depends neither on the number of texts nor on their lengths.
+    Attributes:
+        budget: memory for the model's activations.
+        merge_order: histories of an utterance whose last `merge_order` - 1 words are the same share one state, that
+            of the best-ranked hypothesis; none: exact.
+    """
+
+    budget: Budget = field(default_factory=Budget)
+    merge_order: int | None = None
+
+
+def add_lm_scores(
+    model: LanguageModel, tokenizer: Tokenizer, nbests: Sequence[NBest], scoring: Scoring | None = None
+) -> Iterator[NBest]:
+    """The lists with `nnlm` filled in: natural-log probability, `</s>` included; unknown words score as `<unk>`.
 
     Raises:
-        BadInput: if the model gives something that is not a finite number.
+        BadInput: an empty list, most words of the lists are unknown to the model (it was made for other words), the
+            memory is too little for the longest hypothesis, or the model gives NaN.
     """
-    model.eval()
-    distinct = list(dict.fromkeys(texts))
-    encoded = [tokenizer.encode(text) for text in distinct]
-    lengths = np.array([len(ids) + 1 for ids in encoded])
-    order = np.argsort(-lengths, kind="stable")
-    scores: dict[str, float] = {}
-    for first, last in progress(cut_by_tokens(lengths[order], max_tokens(len(tokenizer))), what="score"):
-        rows = order[first:last]
-        batch = pad_sentences([encoded[i] for i in rows], tokenizer.bos, tokenizer.eos).to(model.device)
-        for i, score in zip(rows, model.score(batch).tolist(), strict=True):
-            if not math.isfinite(score):
-                raise BadInput(f"the language model scores '{distinct[i]:.60}' as {score}; is its file damaged?")
-            scores[distinct[i]] = score
-    return scores
+    check_lists(nbests)
+    check_vocabulary(tokenizer, {word for nbest in nbests for hyp in nbest.hyps for word in split_words(hyp.text)})
+    for group in progress(_groups(nbests), what="score"):
+        yield from score_lists(model, tokenizer, group, scoring or Scoring(), [[tokenizer.bos]] * len(group))
 
 
-def add_lm_scores(model: LanguageModel, tokenizer: Tokenizer, nbests: Sequence[NBest]) -> Iterator[NBest]:
-    """The lists with `nnlm` filled in.
+def score_lists(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    nbests: Sequence[NBest],
+    scoring: Scoring,
+    roots: Sequence[Sequence[int]],
+    initial: LstmState | None = None,
+) -> list[NBest]:
+    """Scores lists after what each root says and, for an LSTM, from the state `initial` (layers, utterances, C)."""
+    if scoring.merge_order is None:
+        encode = _encoder(tokenizer, nbests)
+        lists = [[encode(hyp.text) for hyp in nbest.hyps] for nbest in nbests]
+        forest, paths = prefix_forest(lists, tokenizer.eos, roots)
+    else:
+        words = [[split_words(hyp.text) for hyp in nbest.hyps] for nbest in nbests]
+        forest, paths = merged_forest(words, cache(tokenizer.encode), tokenizer.eos, roots, scoring.merge_order)
+    scores = iter(paths.total(score_edges(model, forest, scoring.budget, initial)).tolist())
+    return [NBest(nbest.utt, [replace(hyp, nnlm=next(scores)) for hyp in nbest.hyps]) for nbest in nbests]
 
-    Raises:
-        BadInput: if most words of the lists are unknown to the model: it was made for other words.
-    """
-    texts = dict.fromkeys(hyp.text for nbest in nbests for hyp in nbest.hyps)
-    _check_vocabulary(tokenizer, texts)
-    scores = score_texts(model, tokenizer, texts)
+
+def check_lists(nbests: Iterable[NBest]) -> None:
+    """Refuses an utterance without hypotheses."""
     for nbest in nbests:
-        yield NBest(nbest.utt, [replace(hyp, nnlm=scores[hyp.text]) for hyp in nbest.hyps])
+        if not nbest.hyps:
+            raise BadInput(f"utterance '{nbest.utt}': the n-best list is empty; expected at least one hypothesis")
 
 
-def _check_vocabulary(tokenizer: Tokenizer, texts: Iterable[str]) -> None:
-    words = {word for text in texts for word in split_words(text)}
+def check_vocabulary(tokenizer: Tokenizer, words: set[str]) -> None:
+    """Refuses words of which most are unknown to the language model."""
     unknown = sorted(word for word in words if tokenizer.unk in tokenizer.encode(word))
     if len(unknown) > len(words) / 2:
         raise BadInput(
-            f"{len(unknown)} of the n-best lists' {len(words)} words are unknown to {tokenizer.path}, e.g. "
+            f"{len(unknown)} of the lists' {len(words)} words are unknown to {tokenizer.path}, e.g. "
             f"'{unknown[0]}'; expected the words that the language model was trained on (upper or lower case?)"
         )
+
+
+def _groups(nbests: Sequence[NBest]) -> list[Sequence[NBest]]:
+    """Cuts the lists so that the forest of a group stays small, however many lists there are."""
+    groups: list[Sequence[NBest]] = []
+    first, size = 0, 0
+    for i, nbest in enumerate(nbests):
+        size += sum(hyp.text.count(" ") + 1 for hyp in nbest.hyps)
+        if size >= GROUP or i + 1 == len(nbests):
+            groups.append(nbests[first : i + 1])
+            first, size = i + 1, 0
+    return groups
+
+
+def _encoder(tokenizer: Tokenizer, nbests: Sequence[NBest]) -> Callable[[str], list[int]]:
+    """The units of a text: words one by one, each looked up once, which is many times faster.
+
+    A sentencepiece model with pieces across words cannot be used this way; the first text of each list shows it.
+    """
+    encode_word = cache(tokenizer.encode)
+
+    def by_words(text: str) -> list[int]:
+        return [unit for word in split_words(text) for unit in encode_word(word)]
+
+    firsts = [nbest.hyps[0].text for nbest in nbests]
+    return by_words if all(by_words(text) == tokenizer.encode(text) for text in firsts) else tokenizer.encode

@@ -16,7 +16,7 @@ from mpq.quant import Quantized, QuantLSTM, int_linear
 from mpq.quant.lstm import recurrence
 from mpq.rescore.forest import Forest, Ids, levels
 
-ROWS = 512  # most nodes in one step: enough for fast products, few enough for the processor's cache
+ROWS = 256  # most nodes in one step: enough for fast products, few enough for the processor's cache
 
 
 class LstmState(NamedTuple):
@@ -27,7 +27,7 @@ class LstmState(NamedTuple):
 
     def rows(self, index: Tensor) -> LstmState:
         """Some of the N."""
-        return LstmState(self.h[:, index], self.c[:, index])
+        return LstmState(self.h.index_select(1, index), self.c.index_select(1, index))
 
 
 class Layer(NamedTuple):
@@ -85,7 +85,7 @@ def lstm_hidden(model: LstmLm, forest: Forest, initial: LstmState | None, n_rows
         after = LstmState(*(table.new_empty(len(layers), len(nodes), model.config.dim) for _ in range(2)))
         for first in range(0, len(nodes), n_rows):
             some = slice(first, first + n_rows)
-            gates = table[torch.from_numpy(unit_of[nodes[some]]).to(table.device)]
+            gates = table.index_select(0, torch.from_numpy(unit_of[nodes[some]]).to(table.device))
             rows = state.rows(torch.from_numpy(origin[some]).to(table.device))
             _step(layers, gates, rows, LstmState(after.h[:, some], after.c[:, some]))
         hidden[done : done + len(nodes)] = after.h[-1]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mpq.io import BadInput, progress
+from mpq.io import BadInput
 from mpq.lm import LanguageModel, LstmLm, TransformerLm
 from mpq.rescore.attention import QUERIES, transformer_hidden
 from mpq.rescore.forest import Forest
@@ -24,7 +24,7 @@ from mpq.rescore.steps import ROWS, LstmState, lstm_hidden
 
 BATCH_MB = 64.0
 MB = 1 << 20
-LOGITS = 1 << 17  # logits at once: more would leave the processor's cache
+LOGITS = 1 << 18  # logits at once: more would leave the processor's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +64,9 @@ def score_edges(
     budget = budget or Budget()
     sizes = _fit(model, forest, budget)
     scores = np.empty(len(forest.edge_node))
-    cuts = []
-    first = 0
-    while first < len(forest):
-        last = min(len(forest), first + sizes.nodes - int(forest.depth[first]))
-        cuts.append((first, last))
-        first = last
-    for first, last in progress(cuts, what="score"):
+    last = 0
+    while last < len(forest):
+        first, last = last, min(len(forest), last + sizes.nodes - int(forest.depth[last]))
         edges = slice(*np.searchsorted(forest.edge_node, (first, last)))
         scores[edges] = _score_part(model, forest.part(first, last), sizes, initial)
     if not np.isfinite(scores).all():
@@ -94,17 +90,14 @@ def _score_part(
     bounds = np.searchsorted(owner, [*starts, len(asked)])
     parts = []
     for start, low, high in zip(starts, bounds[:-1], bounds[1:], strict=True):
-        logits = model.output(hidden[rows[start : start + sizes.rows]]).float()
+        logits = model.output(hidden.index_select(0, rows[start : start + sizes.rows])).float()
         parts.append(_log_probs(logits, owners[low:high] - start, tokens[low:high]))
     return torch.cat(parts).double().cpu().numpy() if parts else np.empty(0)
 
 
 def _log_probs(logits: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
-    """Log-softmax of `logits` (M, V), which are overwritten, at some places only, (E,) and (E,)."""
-    chosen = logits[rows, tokens]
-    top = logits.amax(1, keepdim=True)
-    normalizer = logits.sub_(top).exp_().sum(1).log_().add_(top[:, 0])
-    return chosen.sub_(normalizer[rows])
+    """Log-softmax of `logits` (M, V) at some places, (E,) and (E,)."""
+    return logits.log_softmax(1).view(-1).index_select(0, rows * logits.shape[1] + tokens)
 
 
 class _Sizes(NamedTuple):
@@ -132,7 +125,7 @@ def _fit(model: LanguageModel, forest: Forest, budget: Budget) -> _Sizes:
         fixed = steps * per_step
     else:
         keys = QUERIES + forest.height
-        attention = config.dim * (9 + 2 * keys // QUERIES) + (2 * config.heads + 3) * keys
+        attention = 2 * config.dim * (9 + 2 * keys // QUERIES) + 2 * (2 * config.heads + 3) * keys
         per_node = 4 * max(attention, 4 * config.dim_ff + 4 * config.dim)
         fixed = QUERIES * per_node
     per_row = 4 * (4 * n_units + 4 * config.dim)
@@ -140,7 +133,7 @@ def _fit(model: LanguageModel, forest: Forest, budget: Budget) -> _Sizes:
     needed = (forest.height + 1) * per_node + fixed
     if budget.n_bytes < needed:
         raise BadInput(
-            f"--batch-mb {budget.n_bytes / MB:g}: too little for a hypothesis of {forest.height} units; "
+            f"--batch-mb {budget.n_bytes / MB:.3g}: too little for a hypothesis of {forest.height} units; "
             f"give at least {math.ceil(100 * needed / MB) / 100:g}"
         )
     nodes = (budget.n_bytes - fixed) // per_node
