@@ -1,11 +1,13 @@
 """Quantize a language model: round its weights, or train it quantized, and write it packed.
 
 Reads   a float model from `mpq train-lm` (its units beside it); bits for every weight matrix, one number (--bits)
-        or a plan from `mpq search` (--plan); for --train ste the text, and a YAML file that says how to train.
-Writes  OUT.mpq, packed, and a copy of the units beside it; with --train ste, checkpoints and logs in OUT.train/.
+        or a plan from `mpq search` (--plan); to train, the text, and a YAML file that says how.
+Writes  OUT.mpq, packed, and a copy of the units beside it; where it trains, checkpoints and logs in OUT.train/.
 
 --train none rounds to nearest (post-training quantization); --train ste trains with the straight-through estimator
-from the float model, whose forward pass is the integer arithmetic of serving.
+from the float model, whose forward pass is the integer arithmetic of serving; --train admm trains float weights that
+are pulled towards quantized ones ever more firmly (--admm options), and keeps the quantized ones. --scratch true starts
+from random weights.
 
 Examples:
   mpq quantize --model exp/lm/lstm/model.mpq --bits 8 --train none --out lstm-8.mpq
@@ -33,9 +35,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--model", type=str, required=True, metavar="FILE", help="float model.mpq, or its folder")
     parser.add_argument("--bits", type=int, metavar="N", help="bits of every weight, 1 to 8")
     parser.add_argument("--plan", type=str, metavar="YAML", help="bits of each weight matrix, instead of --bits")
-    parser.add_argument("--train", type=Literal["none", "ste"], default="none", help="how to train the quantized model")
-    parser.add_argument("--text", type=str, metavar="FILE", help="training text, for --train ste")
-    parser.add_argument("--dev", type=str, metavar="FILE", help="held-out text; needed by --train ste")
+    parser.add_argument("--train", type=Literal["none", "ste", "admm"], default="none", help="how to train")
+    parser.add_argument("--text", type=str, metavar="FILE", help="training text, for --train ste and admm")
+    parser.add_argument("--dev", type=str, metavar="FILE", help="held-out text; needed to train")
     parser.add_argument("--tokenizer", type=str, metavar="FILE", help="the model's units (default: beside the model)")
     parser.add_argument("--out", type=str, required=True, metavar="FILE", help="packed model to write")
     parser.add_argument("--cache", type=str, metavar="DIR", help="for tokenized text (default: DIR of --dev/units)")
@@ -59,7 +61,7 @@ def run(args: Namespace) -> None:
         cache = args.cache or Path(args.dev).parent / "units"
         texts = LmTexts.open(args.text or args.dev, args.dev, lm.tokenizer, cache)
     before = perplexity(lm.model, texts.dev).value if texts else None
-    model = _train(args, lm, plan, texts) if args.train == "ste" else quantize_model(lm.model, plan)
+    model = _train(args, lm, plan, texts) if args.train != "none" else quantize_model(lm.model, plan)
     after = perplexity(model.eval(), texts.dev).value if texts else None
     figures = {"perplexity": round(after, 2)} if after else {}
     save_lm(args.out, model, lm.tokenizer, plan, {"train": args.train, **figures})
@@ -90,14 +92,17 @@ def _plan(args: Namespace, lm: LoadedLm) -> BitPlan:
 
 
 def _train(args: Namespace, lm: LoadedLm, plan: BitPlan, texts: LmTexts | None) -> LanguageModel:
-    """Straight-through training."""
+    """Straight-through training, or ADMM."""
     from mpq.io import BadInput, sha256_file
     from mpq.lm.files import model_path
+    from mpq.train.admm import AdmmConfig
     from mpq.train.lm import QuantTrainConfig, train_quantized_lm
     from mpq.train.loop import FitConfig
 
     if texts is None or not args.text:
-        raise BadInput("--train ste needs the training text (--text) and the held-out text (--dev)")
-    config = QuantTrainConfig(FitConfig(**args.fit.as_dict()), args.batch_tokens, args.distill)
+        raise BadInput(f"--train {args.train} needs the training text (--text) and the held-out text (--dev)")
+    admm = AdmmConfig(**args.admm.as_dict())
+    options = {name: args[name] for name in QuantTrainConfig.__dataclass_fields__}
+    config = QuantTrainConfig(**{**options, "fit": FitConfig(**args.fit.as_dict()), "admm": admm})
     key = sha256_file(model_path(args.model))
-    return train_quantized_lm(lm, plan, config, texts, f"{args.out}.train", key)[0]
+    return train_quantized_lm(lm, plan, config, texts, f"{args.out}.train", key, args.train)[0]

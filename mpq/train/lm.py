@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -14,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpq.data.lmtext import LmBatch, LmText, Tokenizer, open_lm_text
-from mpq.io import BadInput
+from mpq.io import BadInput, write_jsonl
 from mpq.lm import LanguageModel, LmConfig, LoadedLm, build_lm, perplexity
-from mpq.quant import BitPlan, quantize_model
+from mpq.quant import BitPlan, freeze, quantizable, quantize_model
+from mpq.train.admm import Admm, AdmmConfig
 from mpq.train.loop import FitConfig, FitResult, fit
 
 
@@ -37,17 +39,29 @@ class LmTrainConfig:
 
 @dataclass
 class QuantTrainConfig:
-    """How to train a quantized language model, starting from the float one.
+    """How to train a quantized language model.
 
     Attributes:
         fit: epochs, learning rate, seed, ...
         batch_tokens: most tokens of a batch, padding included.
         distill: weight (0 to 1) of the divergence from the float model's predictions; cross entropy has the rest.
+        epoch_part: part (above 0, up to 1) of the training text that an epoch takes, drawn anew for each.
+        scratch: start from random weights instead of the float model's.
+        admm: how ADMM is run, where it is what trains.
     """
 
     fit: FitConfig = field(default_factory=FitConfig)
     batch_tokens: int = 1024
     distill: float = 0.5
+    epoch_part: float = 1.0
+    scratch: bool = False
+    admm: AdmmConfig = field(default_factory=AdmmConfig)
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.distill <= 1.0:
+            raise BadInput(f"distill: {self.distill} must be between 0 and 1")
+        if not 0.0 < self.epoch_part <= 1.0:
+            raise BadInput(f"epoch_part: {self.epoch_part} must be above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,7 @@ class LmTask:
         teacher: a float model; it is not trained.
         distill: weight of the Kullback-Leibler divergence from the teacher (Hinton et al. 2015, temperature 1), 0 to 1;
             cross entropy has the rest.
+        epoch_part: part of the batches that an epoch takes; they are shuffled before.
     """
 
     def __init__(
@@ -91,16 +106,15 @@ class LmTask:
         seed: int,
         teacher: LanguageModel | None = None,
         distill: float = 0.0,
+        epoch_part: float = 1.0,
     ) -> None:
-        if not 0.0 <= distill <= 1.0:
-            raise BadInput(f"distill: {distill} must be between 0 and 1")
         self.name = name
         self.model: nn.Module = model
         self._lm = model
         self.teacher = teacher.eval() if teacher is not None else None
         self._texts = texts
         self._batch_tokens, self._seed, self._distill = batch_tokens, seed, distill
-        self._n_batches = texts.train.n_batches(batch_tokens)
+        self._n_batches = math.ceil(epoch_part * texts.train.n_batches(batch_tokens))
 
     def steps_per_epoch(self) -> int:
         """Batches of an epoch in each process."""
@@ -144,12 +158,19 @@ def train_lm(config: LmTrainConfig, texts: LmTexts, exp_dir: str | Path) -> tupl
 
 
 def train_quantized_lm(
-    lm: LoadedLm, plan: BitPlan, config: QuantTrainConfig, texts: LmTexts, exp_dir: str | Path, key: Any
+    lm: LoadedLm,
+    plan: BitPlan,
+    config: QuantTrainConfig,
+    texts: LmTexts,
+    exp_dir: str | Path,
+    key: Any,
+    method: str = "ste",
 ) -> tuple[LanguageModel, FitResult]:
-    """Trains a quantized language model by straight-through estimation.
+    """Trains a quantized language model, by straight-through estimation or by ADMM.
 
-    The forward pass is the integer arithmetic of serving; gradients pass the rounding unchanged and move latent
-    float weights, which start as the float model's (2111.14479 section 3.2).  There is no dropout.
+    Straight-through (`ste`): the forward pass is the integer arithmetic of serving; gradients pass the rounding
+    unchanged and move latent float weights (2111.14479 section 3.2).  ADMM (`admm`): see `mpq.train.admm`; its record
+    of convergence goes to `admm.jsonl`.  Both start from the float model unless `config.scratch`, without dropout.
 
     Args:
         lm: the float model; it is left as it is and teaches if `config.distill` is above 0.
@@ -158,13 +179,24 @@ def train_quantized_lm(
         texts: as for the float model.
         exp_dir: takes checkpoints and logs; a killed run continues from there.
         key: identifies the float model.
+        method: `ste` or `admm`.
     """
+    plan.check(quantizable(lm.model))
     size = replace(lm.model.config, dropout=0.0)  # rounding regularizes enough
+    torch.manual_seed(config.fit.seed)
     model = build_lm(size, len(lm.tokenizer))
-    model.load_state_dict(lm.model.state_dict())
-    quantize_model(model, plan)
+    if not config.scratch:
+        model.load_state_dict(lm.model.state_dict())
+    admm = Admm(plan, config.admm) if method == "admm" else None
+    if admm is None:
+        quantize_model(model, plan)
     name = f"train {lm.model.config.arch}, {plan.budget:g} bits" if plan.budget else f"train {lm.model.config.arch}"
     teacher = lm.model if config.distill else None
-    task = LmTask(name, model, texts, config.batch_tokens, config.fit.seed, teacher, config.distill)
-    run_key = {"config": asdict(config), "plan": plan.to_dict(), "texts": texts.key, "float": key}
-    return model, fit(task, config.fit, exp_dir, key=run_key)
+    seed, part = config.fit.seed, config.epoch_part
+    task = LmTask(name, model, texts, config.batch_tokens, seed, teacher, config.distill, part)
+    run_key = {"config": asdict(config), "plan": plan.to_dict(), "texts": texts.key, "float": key, "method": method}
+    result = fit(task, config.fit, exp_dir, [admm] if admm else [], key=run_key)
+    if admm is not None:
+        write_jsonl(Path(exp_dir) / "admm.jsonl", admm.record)
+        freeze(quantize_model(model, plan), admm.best)
+    return model, result

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -96,8 +96,11 @@ class Task(Protocol):
 class Plugin:
     """Changes training from outside the loop; every method is optional."""
 
-    def before_step(self, model: nn.Module) -> None:
-        """After the backward pass and before clipping: may add to the gradients."""
+    def before_step(self, model: nn.Module, again: Callable[[], None]) -> None:
+        """After the backward pass and before clipping: may change the gradients.
+
+        `again` replaces them by those of the same batch at the weights as they stand when it is called.
+        """
 
     def after_step(self, model: nn.Module) -> None:
         """After the optimizer has changed the weights."""
@@ -108,6 +111,13 @@ class Plugin:
     def evaluation(self, model: nn.Module) -> AbstractContextManager[None]:
         """Entered around validation and around keeping the best weights."""
         return nullcontext()
+
+    def kept(self) -> None:
+        """Within `evaluation`: the weights that were just validated are the best so far and have been kept."""
+
+    def metrics(self) -> dict[str, float]:
+        """What the epoch's line in `metrics.jsonl` shows besides the task's own metrics."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """What must survive a kill."""
@@ -208,7 +218,7 @@ def fit(
 
 
 def _fabric(config: FitConfig) -> Fabric:
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     precision = fast_precision() if config.precision == "auto" else config.precision
     fabric = Fabric(accelerator="auto", devices=config.devices, precision=precision)  # type: ignore[arg-type]
     fabric.launch()
@@ -254,16 +264,24 @@ def _step(
     """One optimizer step; returns the loss, detached."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step, total)
-    loss = task.loss(model, batch, step / total)
-    fabric.backward(loss)
+
+    def backward() -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        loss = task.loss(model, batch, step / total)
+        fabric.backward(loss)
+        return loss.detach()
+
+    def again() -> None:
+        backward()
+
+    loss = backward()
     for plugin in plugins:
-        plugin.before_step(task.model)
+        plugin.before_step(task.model, again)
     fabric.clip_gradients(model, optimizer, max_norm=config.grad_clip, error_if_nonfinite=False)
     optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
     for plugin in plugins:
         plugin.after_step(task.model)
-    return loss.detach()
+    return loss
 
 
 def _finish_epoch(
@@ -283,10 +301,14 @@ def _finish_epoch(
             stack.enter_context(plugin.evaluation(task.model))
         metrics = task.validate()
         state.epoch = epoch + 1
+        for plugin in plugins:
+            metrics.update(plugin.metrics())
         state.history.append({"epoch": float(epoch + 1), "train_loss": train_loss, **metrics})
         if metrics["loss"] < state.best_loss or not state.best_weights:
             state.best_loss, state.best_epoch = metrics["loss"], epoch + 1
             state.best_weights = {k: v.detach().cpu().clone() for k, v in task.model.state_dict().items()}
+            for plugin in plugins:
+                plugin.kept()
 
 
 def _resume(

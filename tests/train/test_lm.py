@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from mpq.data.lmtext import LmBatch, Tokenizer
-from mpq.io import BadInput
+from mpq.io import BadInput, read_jsonl
 from mpq.lm import LanguageModel, LmConfig, build_lm, load_lm, perplexity, save_lm
 from mpq.quant import quantize_model, uniform_plan
+from mpq.train.admm import AdmmConfig
 from mpq.train.lm import LmTask, LmTexts, LmTrainConfig, QuantTrainConfig, train_lm, train_quantized_lm
 from mpq.train.loop import FitConfig
 
@@ -139,3 +140,26 @@ def test_processes_share_the_batches(texts: LmTexts, monkeypatch: pytest.MonkeyP
 def test_bad_distill(texts: LmTexts) -> None:
     with pytest.raises(BadInput, match="distill: 2"):
         LmTask("x", build_lm(SIZES["lstm"], 12), texts, 64, 1, distill=2.0)
+
+
+@pytest.mark.parametrize("arch", sorted(SIZES))
+@pytest.mark.parametrize("scratch", [False, True])
+def test_admm_beats_rounding(arch: str, scratch: bool, texts: LmTexts, tmp_path: Path) -> None:
+    model, _ = train_lm(config(arch, 6), texts, tmp_path / "float")
+    save_lm(tmp_path / "float/model.mpq", model, texts.train.tokenizer)
+    lm = load_lm(tmp_path / "float")
+    plan = uniform_plan(lm.model, 2)
+    rounded = perplexity(quantize_model(copy.deepcopy(lm.model), plan), texts.dev).value
+    before = weights(lm.model)
+    admm = AdmmConfig(rho=0.002, growth=2.0, every=10) if scratch else AdmmConfig(rho=0.02, growth=1.5, every=10)
+    fit = FitConfig(epochs=16 if scratch else 6, lr=0.02, weight_decay=0.0)
+    settings = QuantTrainConfig(fit, batch_tokens=128, scratch=scratch, admm=admm)
+    trained, result = train_quantized_lm(lm, plan, settings, texts, tmp_path / "quantized", "key", "admm")
+    assert torch.equal(weights(lm.model), before), "the float model is left as it is"
+    assert result.best["perplexity"] < (1.2 if scratch else 1.0) * rounded
+    record = [row["residual"] for _, row in read_jsonl(tmp_path / "quantized/admm.jsonl")]
+    assert record[-1] < 0.5 * record[0]
+    save_lm(tmp_path / "packed/model.mpq", trained, texts.train.tokenizer, plan)
+    served = load_lm(tmp_path / "packed", packed=True)
+    assert perplexity(served.model, texts.dev) == perplexity(trained, texts.dev), "training and serving are one"
+    assert perplexity(served.model, texts.dev).value == pytest.approx(result.best["perplexity"], rel=0.01)
