@@ -15,6 +15,7 @@ recipe "$@"
 exp=$exp_dir
 lstm_bits=(8 4 2 1)
 transformer_bits=(4 2)
+rounded_bits=(2 1) # LSTM without any training after rounding: what the training is good for
 small=() small_lm=() small_am=()
 if [ "$smoke" = true ]; then
   small=(--smoke) small_am=(--fit.epochs 4) small_lm=(--fit.epochs 1)
@@ -62,9 +63,10 @@ if stage 6; then
   run_jobs
 fi
 
-systems=()
+systems=() rounded=()
 for bits in "${lstm_bits[@]}"; do systems+=("lstm $bits"); done
 for bits in "${transformer_bits[@]}"; do systems+=("transformer $bits"); done
+for bits in "${rounded_bits[@]}"; do rounded+=("lstm-${bits}bit-rounded"); done
 
 if stage 8; then
   for system in "${systems[@]}"; do
@@ -73,6 +75,11 @@ if stage 8; then
       -- mpq quantize --config conf/quantize.yaml --model "$exp/lm/$lm/model.mpq" --bits "$bits" --train ste \
         --text "$exp/data/lm/train.txt" --dev "$exp/data/lm/dev.txt" --out "$exp/quant/$lm-${bits}bit/model.mpq" \
         --fit.seed "$seed" "${small_lm[@]}"
+  done
+  for bits in "${rounded_bits[@]}"; do
+    job "lstm-${bits}bit-rounded" --in "$exp/lm/lstm/model.mpq" "$exp/data/lm/dev.txt" --out "$exp/quant/lstm-${bits}bit-rounded/model.mpq" \
+      -- mpq quantize --model "$exp/lm/lstm/model.mpq" --bits "$bits" --train none --dev "$exp/data/lm/dev.txt" \
+        --out "$exp/quant/lstm-${bits}bit-rounded/model.mpq"
   done
   run_jobs
 fi
@@ -94,8 +101,9 @@ if stage 9; then
     job $lm --in "${nbest[@]}" "$exp/lm/$lm/model.mpq" --out "$exp/rescore/$lm"/{weights.yaml,hyp-dev.txt,hyp-test.txt} \
       -- rescore "$exp" $lm "$exp/lm/$lm/model.mpq"
   done
-  for system in "${systems[@]}"; do
-    name=${system/ /-}bit
+  for system in "${systems[@]}" "${rounded[@]}"; do
+    name=$system
+    [[ $system != *" "* ]] || name=${system/ /-}bit
     job "$name" --in "${nbest[@]}" "$exp/quant/$name/model.mpq" --out "$exp/rescore/$name"/{weights.yaml,hyp-dev.txt,hyp-test.txt} \
       -- rescore "$exp" "$name" "$exp/quant/$name/model.mpq"
   done

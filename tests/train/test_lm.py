@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 from pathlib import Path
 
@@ -137,9 +138,21 @@ def test_processes_share_the_batches(texts: LmTexts, monkeypatch: pytest.MonkeyP
     assert [batch for pair in zip(*shares, strict=True) for batch in pair] == alone[: len(alone) // 2 * 2]
 
 
-def test_bad_distill(texts: LmTexts) -> None:
-    with pytest.raises(BadInput, match="distill: 2"):
-        LmTask("x", build_lm(SIZES["lstm"], 12), texts, 64, 1, distill=2.0)
+@pytest.mark.parametrize(
+    ("options", "says"), [({"distill": 1.5}, "distill: 1.5"), ({"epoch_part": 0.0}, "epoch_part: 0.0 must be above 0")]
+)
+def test_bad_options(options: dict[str, float], says: str) -> None:
+    with pytest.raises(BadInput, match=says):
+        QuantTrainConfig(**options)
+
+
+def test_a_part_of_the_text_is_drawn_anew_for_each_epoch(texts: LmTexts) -> None:
+    whole, part = (LmTask("x", build_lm(SIZES["lstm"], 12), texts, 64, 1, epoch_part=share) for share in (1.0, 0.3))
+    n_whole = whole.steps_per_epoch()
+    assert part.steps_per_epoch() == math.ceil(0.3 * n_whole) < n_whole
+    epochs = [[batch.inputs.tolist() for batch in part.batches(epoch)] for epoch in (0, 1, 0)]
+    assert all(len(epoch) == part.steps_per_epoch() for epoch in epochs)
+    assert epochs[0] == epochs[2] != epochs[1]
 
 
 @pytest.mark.parametrize("arch", sorted(SIZES))
