@@ -7,9 +7,9 @@
 #   option units "bpe|word" HELP      declares --units; the value stands in $units (--a-b: $a_b), which holds the default now
 #       types: count (1, 2, ...)  whole (0, 1, ...)  number  dir (a folder that exists)  path  text  flag (true or false)  a|b|c
 #   parse_options "$@"                checks and sets all; --help prints the recipe's head comment and the options
-#   need_option NAME WHAT             exits 2 where the option was not given
+#   need_option NAME WHAT             before parse_options: it exits 2 where the option is not given
 
-declare -A option_type=() option_help=() option_default=()
+declare -A option_type=() option_help=() option_default=() option_needed=()
 option_names=()
 
 option() {
@@ -106,7 +106,11 @@ parse_options() {
 
 # What no single option shows.
 option_cross_checks() {
-  local last=$((${#stage_names[@]} - 1))
+  local name last=$((${#stage_names[@]} - 1))
+  for name in "${!option_needed[@]}"; do
+    local variable=${name//-/_}
+    [ -n "${!variable}" ] || option_die "--$name is needed: ${option_needed[$name]}"
+  done
   if [ "$stage" -gt "$last" ]; then option_die "--stage $stage: the last stage is $last (see --help)"; fi
   if [ "$stop_stage" -gt "$last" ]; then option_die "--stop-stage $stop_stage: the last stage is $last (see --help)"; fi
   if [ "$stage" -gt "$stop_stage" ]; then option_die "--stage $stage comes after --stop-stage $stop_stage: nothing to run"; fi
@@ -118,6 +122,5 @@ option_cross_checks() {
 }
 
 need_option() {
-  local variable=${1//-/_}
-  [ -n "${!variable}" ] || option_die "--$1 is needed: $2"
+  option_needed[$1]=$2
 }

@@ -8,8 +8,8 @@
 #   source "$(dirname "${BASH_SOURCE[0]}")/../../utils/stage.sh"
 #   units=bpe
 #   option units "bpe|word" "units of the language models"            # own options: see parse_options.sh
-#   recipe "$@"                     # parses the options, makes .venv, goes to the recipe's folder
 #   need_option corpus-dir "the folder that holds wav/ and etc/"
+#   recipe "$@"                     # parses the options, makes .venv, goes to the recipe's folder
 #   exp=$exp_dir
 #
 #   if stage 1; then

@@ -18,7 +18,7 @@ transformer_bits=(4 2)
 rounded_bits=(2 1) # LSTM without any training after rounding: what the training is good for
 small=() small_lm=() small_am=()
 if [ "$smoke" = true ]; then
-  small=(--smoke) small_am=(--fit.epochs 4) small_lm=(--fit.epochs 1)
+  small=(--smoke) small_am=(--fit.epochs 3 --max_frames 4000) small_lm=(--fit.epochs 1)
 fi
 
 if stage 0; then

@@ -83,9 +83,14 @@ def test_smoke_has_its_own_folder(showing: Project) -> None:
 
 
 def test_needed_option(project: Project) -> None:
-    project.recipe('need_option corpus-dir "the folder that holds wav and etc"')
+    project.recipe("")
+    script = project.recipe_dir / "run.sh"
+    need = 'need_option corpus-dir "the folder that holds wav and etc"'
+    script.write_text(script.read_text().replace('recipe "$@"', f'{need}\nrecipe "$@"'))
+    project.env["MPQ_VENV"] = "/no/such/venv"  # an error must not wait for the environment
     failed = project.run()
     assert failed.returncode == 2
+    assert not project.exp.exists()
     assert failed.stderr == "toy: error: --corpus-dir is needed: the folder that holds wav and etc\n"
 
 
