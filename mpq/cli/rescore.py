@@ -1,19 +1,26 @@
-"""Rescore n-best lists with a language model, with weights given or tuned on a development set.
+"""Rescore n-best lists or lattices with a language model, with weights given or tuned on a development set.
 
-Reads   n-best lists: JSON lines (.gz allowed), {"utt": "id", "hyps": [{"text": "w w", "am": -12.3, "lm": -4.5}, ...]},
-        natural-log scores; or a Kaldi n-best folder (words_text, ac_cost, lm_cost).
+Reads   --nbest: JSON lines (.gz allowed), {"utt": "id", "hyps": [{"text": "w w", "am": -12.3, "lm": -4.5}, ...]},
+        natural-log scores; or a Kaldi n-best folder (words_text, ac_cost, lm_cost);
+        or --lattice: a Kaldi archive of lattices, with --words, the words.txt that it was made with.
 Writes  --out: the lists, best first, with the neural LM's score "nnlm" and the sum "score" (JSON lines, or a Kaldi
-        folder where --out ends in /); --hyp-out: the best hypotheses as Kaldi text; --weights-out: the weights (YAML).
+        folder where --out ends in /); of lattices an archive whose graph costs hold the weighted sum of both models;
+        --hyp-out: the best hypotheses as Kaldi text; --weights-out: the weights (YAML).
 
 score = am + ngram_weight * lm + lm_weight * nnlm + word_bonus * words
 
 Without --lm the scores "nnlm" that are in the lists are used, if any.  --tune REF finds the weights with the fewest
-word errors against the Kaldi text REF: use a development set, never a test set.
+word errors against the Kaldi text REF: use a development set, never a test set; lattices take its result by --weights.
+
+Each distinct history of an utterance is computed once; --merge-order N takes histories for the same whose last N - 1
+words are (exact where N exceeds the words of every path).  --carry-over lets every utterance go on from the best
+hypotheses of its recording so far; with --tune, the weights are tuned first without and then with it.
 
 Examples:
   mpq rescore --nbest dev.jsonl.gz --lm exp/quant/lstm-2/model.mpq --tune exp/data/dev/text --weights-out weights.yaml
   mpq rescore --nbest test.jsonl.gz --lm exp/quant/lstm-2/model.mpq --weights weights.yaml --hyp-out hyp-test.txt
-  mpq rescore --nbest nbest.jsonl --lm model.mpq --lm-weight 0.5 --out rescored.jsonl
+  mpq rescore --lattice lat.gz --words exp/lang/words.txt --lm model.mpq --weights weights.yaml --hyp-out hyp-test.txt
+  mpq rescore --nbest nbest.jsonl --lm model.mpq --lm-weight 0.5 --carry-over utt2rec --out rescored.jsonl
 """
 
 from __future__ import annotations
@@ -23,17 +30,21 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-    from mpq.io import NBest
+    from mpq.io import Lattice, NBest
+    from mpq.lm import LoadedLm
     from mpq.rescore import Weights
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``mpq rescore``."""
-    parser.add_argument("--nbest", type=str, required=True, metavar="FILE", help="n-best lists, or a Kaldi folder")
+    parser.add_argument("--nbest", type=str, metavar="FILE", help="n-best lists, or a Kaldi folder")
+    parser.add_argument("--lattice", type=str, metavar="FILE", help="lattices, instead of n-best lists")
+    parser.add_argument("--words", type=str, metavar="FILE", help="symbol table of the lattices")
     parser.add_argument("--lm", type=str, metavar="FILE", help="language model, float or packed, or its folder")
     parser.add_argument("--tokenizer", type=str, metavar="FILE", help="the model's units (default: beside the model)")
+    parser.add_argument("--packed", action="store_true", help="keep low-bit weights packed in memory (slower)")
     parser.add_argument("--depth", type=int, metavar="N", help="look at the first N hypotheses of each list only")
     parser.add_argument("--ngram-weight", type=float, help="weight of the first pass's LM score (default: 1)")
     parser.add_argument("--lm-weight", type=float, help="weight of the neural LM's score (default: 0)")
@@ -41,30 +52,32 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--weights", type=str, metavar="YAML", help="the three weights, as --weights-out writes them")
     parser.add_argument("--tune", type=str, metavar="REF", help="tune the weights on these lists, against this text")
     parser.add_argument("--weights-out", type=str, metavar="YAML", help="write the weights")
-    parser.add_argument("--out", type=str, metavar="FILE", help="write the rescored lists; ends in /: a Kaldi folder")
+    parser.add_argument("--out", type=str, metavar="FILE", help="write the result; lists, ends in /: a Kaldi folder")
     parser.add_argument("--hyp-out", type=str, metavar="FILE", help="write the best hypotheses as Kaldi text")
+    parser.add_argument(
+        "--batch-mb", type=float, default=32.0, help="memory for the model's activations, never exceeded"
+    )
+    parser.add_argument("--merge-order", type=int, metavar="N", help="merge histories (lists: exact; lattices: 4)")
+    parser.add_argument("--beam", type=float, help="leave out arcs of lattices that are worse than the best by more")
+    parser.add_argument("--carry-over", type=str, metavar="MAP", help="carry state: utt2rec, or a manifest of cuts")
     parser.add_argument("--device", type=str, default="cpu", help="where to compute: cpu, cuda, cuda:1, ...")
 
 
 def run(args: Namespace) -> None:
     """Runs ``mpq rescore``."""
-    from mpq.io import NBest, read_text, write_text
-    from mpq.lm import load_lm
-    from mpq.rescore import add_lm_scores, best_texts, oracle, rerank, tune
-
     _check(args)
-    nbests = [NBest(nbest.utt, nbest.hyps[: args.depth]) for nbest in _read(args.nbest)]
-    if args.lm:
-        lm = load_lm(args.lm, args.tokenizer)
-        lm.model.to(args.device)
-        nbests = list(add_lm_scores(lm.model, lm.tokenizer, nbests))
-    note = ""
-    if args.tune:
-        refs = read_text(args.tune)
-        tuned = tune(nbests, refs)
-        weights, note = tuned.weights, f", WER {tuned.rate:.2f} (oracle {oracle(nbests, refs).rate:.2f})"
+    if args.lattice:
+        _rescore_lattices(args)
     else:
-        weights = _weights(args)
+        _rescore_lists(args)
+
+
+def _rescore_lists(args: Namespace) -> None:
+    from mpq.io import NBest, write_text
+    from mpq.rescore import best_texts, rerank
+
+    nbests = [NBest(nbest.utt, nbest.hyps[: args.depth]) for nbest in _read(args.nbest)]
+    nbests, weights, note = _scored(args, nbests)
     rescored = [rerank(nbest, weights) for nbest in nbests]
     if args.weights_out:
         weights.write(args.weights_out)
@@ -74,6 +87,65 @@ def run(args: Namespace) -> None:
         write_text(args.hyp_out, best_texts(rescored))
     n_hyps = sum(len(nbest.hyps) for nbest in nbests)
     print(f"rescore: {len(nbests)} utterances, {n_hyps} hypotheses, {weights}{note}: {args.out or args.hyp_out or '-'}")
+
+
+def _scored(args: Namespace, nbests: list[NBest]) -> tuple[list[NBest], Weights, str]:
+    """The lists with the model's scores, the weights, and what tuning found."""
+    from mpq.io import read_text
+    from mpq.rescore import Budget, Scoring, add_lm_scores, carry_over, oracle, read_recordings, tune
+
+    scoring = Scoring(Budget.of_mb(args.batch_mb), args.merge_order)
+    places = read_recordings(args.carry_over) if args.carry_over else {}
+    refs = read_text(args.tune) if args.tune else {}
+    lm = _load(args) if args.lm else None
+    if lm and not (args.carry_over and not args.tune):
+        nbests = list(add_lm_scores(lm.model, lm.tokenizer, nbests, scoring))
+    weights = tune(nbests, refs).weights if args.tune else _weights(args)
+    if lm and args.carry_over:
+        nbests = carry_over(lm.model, lm.tokenizer, nbests, places, weights, scoring)
+    if not args.tune:
+        return nbests, weights, ""
+    tuned = tune(nbests, refs)
+    return nbests, tuned.weights, f", WER {tuned.rate:.2f} (oracle {oracle(nbests, refs).rate:.2f})"
+
+
+def _rescore_lattices(args: Namespace) -> None:
+    from mpq.io import progress, read_lattices, read_symbols, write_lattices, write_text
+    from mpq.rescore import Budget, LatticeScoring, best_words, rescore_lattices
+
+    words, weights = read_symbols(args.words), _weights(args)
+    order = {} if args.merge_order is None else {"merge_order": args.merge_order}
+    scoring = LatticeScoring(weights, beam=args.beam, budget=Budget.of_mb(args.batch_mb), **order)
+    lm = _load(args)
+    best: dict[str, list[str]] = {}
+    n_arcs = 0
+
+    def rescored() -> Iterator[Lattice]:
+        nonlocal n_arcs
+        lattices = read_lattices(args.lattice, words)
+        for lattice in progress(rescore_lattices(lm.model, lm.tokenizer, lattices, words, scoring), what="rescore"):
+            best[lattice.utt] = best_words(lattice, words)
+            n_arcs += lattice.n_arcs
+            yield lattice
+
+    if args.out:
+        write_lattices(args.out, rescored())
+    else:
+        for _ in rescored():
+            pass
+    if args.hyp_out:
+        write_text(args.hyp_out, best)
+    if args.weights_out:
+        weights.write(args.weights_out)
+    print(f"rescore: {len(best)} lattices, {n_arcs} arcs, {weights}: {args.out or args.hyp_out or '-'}")
+
+
+def _load(args: Namespace) -> LoadedLm:
+    from mpq.lm import load_lm
+
+    lm = load_lm(args.lm, args.tokenizer, packed=args.packed)
+    lm.model.to(args.device)
+    return lm
 
 
 def _check(args: Namespace) -> None:
@@ -89,6 +161,17 @@ def _check(args: Namespace) -> None:
         raise BadInput(f"--depth: {args.depth} must be at least 1")
     if not (args.out or args.hyp_out or args.weights_out):
         raise BadInput("nothing to write: give --out, --hyp-out or --weights-out")
+    if bool(args.nbest) == bool(args.lattice):
+        raise BadInput("give --nbest or --lattice, one of them")
+    if args.lattice and not (args.words and args.lm):
+        raise BadInput("--lattice: give its symbol table by --words and a language model by --lm")
+    if args.carry_over and not args.lm:
+        raise BadInput("--carry-over: give the language model whose state is to be carried by --lm")
+    wrong = ("tune", "depth", "carry_over") if args.lattice else ("words", "beam")
+    for name in wrong:
+        if args[name] is not None:
+            kind, other = ("--lattice", "--nbest") if args.lattice else ("--nbest", "--lattice")
+            raise BadInput(f"--{name.replace('_', '-')}: not for {kind}; it goes with {other}")
 
 
 def _weights(args: Namespace) -> Weights:

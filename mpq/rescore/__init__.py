@@ -1,20 +1,28 @@
-"""N-best rescoring: language-model scores, combination weights tuned on a development set, oracle WER."""
+"""Rescoring: prefix trees of n-best lists, lattices, combination weights tuned on a development set, oracle WER."""
 
 from __future__ import annotations
 
+from mpq.rescore.carry import Place, carry_over, read_recordings
 from mpq.rescore.combine import Weights, best_texts, oracle, rerank
+from mpq.rescore.lattices import LatticeScoring, best_words, rescore_lattices
 from mpq.rescore.scoring import Scoring, add_lm_scores
 from mpq.rescore.tree import Budget
 from mpq.rescore.tune import Tuned, tune
 
 __all__ = [
     "Budget",
+    "LatticeScoring",
+    "Place",
     "Scoring",
     "Tuned",
     "Weights",
     "add_lm_scores",
     "best_texts",
+    "best_words",
+    "carry_over",
     "oracle",
+    "read_recordings",
     "rerank",
+    "rescore_lattices",
     "tune",
 ]

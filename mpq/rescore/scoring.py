@@ -73,12 +73,12 @@ def check_lists(nbests: Iterable[NBest]) -> None:
             raise BadInput(f"utterance '{nbest.utt}': the n-best list is empty; expected at least one hypothesis")
 
 
-def check_vocabulary(tokenizer: Tokenizer, words: set[str]) -> None:
+def check_vocabulary(tokenizer: Tokenizer, words: set[str], what: str = "n-best lists") -> None:
     """Refuses words of which most are unknown to the language model."""
     unknown = sorted(word for word in words if tokenizer.unk in tokenizer.encode(word))
     if len(unknown) > len(words) / 2:
         raise BadInput(
-            f"{len(unknown)} of the lists' {len(words)} words are unknown to {tokenizer.path}, e.g. "
+            f"{len(unknown)} of the {what}' {len(words)} words are unknown to {tokenizer.path}, e.g. "
             f"'{unknown[0]}'; expected the words that the language model was trained on (upper or lower case?)"
         )
 

@@ -22,7 +22,7 @@ from mpq.rescore.attention import QUERIES, transformer_hidden
 from mpq.rescore.forest import Forest
 from mpq.rescore.steps import ROWS, LstmState, lstm_hidden
 
-BATCH_MB = 64.0
+BATCH_MB = 32.0
 MB = 1 << 20
 LOGITS = 1 << 18  # logits at once: more would leave the processor's cache
 

@@ -39,5 +39,5 @@ def test_nnlm_is_filled_in(model: LanguageModel, words: Tokenizer) -> None:
 
 def test_words_of_another_language_are_refused(model: LanguageModel, words: Tokenizer) -> None:
     nbests = [NBest("u1", [Hyp("ONE TWO THREE", 0.0, 0.0), Hyp("one", 0.0, 0.0)])]
-    with pytest.raises(BadInput, match=r"3 of the lists' 4 words are unknown to .*words.txt"):
+    with pytest.raises(BadInput, match=r"3 of the n-best lists' 4 words are unknown to .*words.txt"):
         list(add_lm_scores(model, words, nbests))
