@@ -22,7 +22,7 @@ SHORTEST, LONGEST = 4, 18  # words of a spoken verse
 _PARTS = ("train", "dev", "test")
 _BABBLE_TRACKS, _TALKERS, _BABBLE_WORDS = 8, 6, 75
 _CHUNK = 20
-_SMOKE_HOURS, _SMOKE_SIZES, _SMOKE_TEXT = 8 / 60, {"dev": 40, "test": 60}, 8
+_SMOKE_HOURS, _SMOKE_SIZES, _SMOKE_TEXT = 6 / 60, {"dev": 20, "test": 40}, 24
 
 _ACCENTS = {"us": "en-us", "rp": "en-gb-x-rp", "gb": "en", "sc": "en-gb-scotland", "ny": "en-us-nyc"}
 # Accent and espeak variant. No variant of dev or test is in training, in whatever accent. Of espeak's 104
@@ -155,10 +155,10 @@ def prepare(
     Args:
         out: folder of the data.
         corpus_dir: must be None, nothing is read from outside.
-        smoke: a tiny version: 8 minutes of training audio, 40 + 60 utterances, every 8th line of the LM text.
+        smoke: a tiny version: 6 minutes of training audio, 20 + 40 utterances, every 24th line of the LM text.
         nj: processes.
         seed: seeds verse order, voices, rates, levels and noise.
-        hours: hours of training audio, by default 2.5 (0.13 with `smoke`).
+        hours: hours of training audio, by default 2.5 (0.1 with `smoke`).
 
     Returns:
         A one-line summary.

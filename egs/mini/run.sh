@@ -16,9 +16,9 @@ exp=$exp_dir
 lstm_bits=(8 4 2 1)
 transformer_bits=(4 2)
 rounded_bits=(2 1) # LSTM without any training after rounding: what the training is good for
-small=() small_lm=() small_am=()
+small=() small_lm=() small_am=() small_dim=()
 if [ "$smoke" = true ]; then
-  small=(--smoke) small_am=(--fit.epochs 3 --max_frames 4000) small_lm=(--fit.epochs 1)
+  small=(--smoke) small_am=(--fit.epochs 3 --max_frames 4000) small_lm=(--fit.epochs 1) small_dim=(--model.dim 128)
 fi
 
 if stage 0; then
@@ -58,7 +58,7 @@ if stage 6; then
   for lm in lstm transformer; do
     job "$lm" --gpu 1 --in conf/$lm.yaml "$exp"/data/lm/{train,dev}.txt "$exp/lang/tokenizer.model" --out "$exp/lm/$lm/model.mpq" \
       -- mpq train-lm --config conf/$lm.yaml --train "$exp/data/lm/train.txt" --dev "$exp/data/lm/dev.txt" \
-        --tokenizer "$exp/lang/tokenizer.model" --out "$exp/lm/$lm" --fit.seed "$seed" "${small_lm[@]}"
+        --tokenizer "$exp/lang/tokenizer.model" --out "$exp/lm/$lm" --fit.seed "$seed" "${small_lm[@]}" "${small_dim[@]}"
   done
   run_jobs
 fi
