@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from kaldialign import edit_distance
 
-from mpq.io import BadInput, Hyp, NBest, PathLike, read_yaml, split_words, write_yaml
+from mpq.io import BadInput, Hyp, NBest, PathLike, finite, read_yaml, split_words, write_yaml
 from mpq.score.align import align
 from mpq.score.wer import WerResult, check_ids, count, total
 
@@ -40,9 +40,12 @@ class Weights:
         for name, value in read_yaml(path).items():
             if name not in names:
                 raise BadInput(f"{path}: unknown key '{name}'; expected {', '.join(names)}")
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise BadInput(f"{path}: {name} is {value!r}; expected a number")
-            values[name] = float(value)
+            number = finite(value)
+            if number is None:
+                raise BadInput(f"{path}: {name} is {value!r:.60}; expected a finite number")
+            values[name] = number
+        if not values:
+            raise BadInput(f"{path}: holds no weights; expected {', '.join(names)}, as --weights-out writes them")
         return cls(**values)
 
     def write(self, path: PathLike) -> None:

@@ -42,7 +42,7 @@ class Budget:
         """From megabytes."""
         if not (math.isfinite(mb) and mb > 0):
             raise BadInput(f"--batch-mb: {mb} must be a number above 0")
-        return cls(int(mb * MB))
+        return cls(round(mb * MB))
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +34,7 @@ class Tuned:
     @property
     def rate(self) -> float:
         """Word error rate in percent."""
-        return 100.0 * self.errors / max(1, self.words)
+        return 100.0 * self.errors / self.words if self.words else (inf if self.errors else 0.0)
 
 
 class ErrorSurface:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mpq.cli.main import main
 from mpq.io import Hyp, NBest, read_kaldi_nbest, read_nbest, read_yaml, write_nbest
+
+from .conftest import Mpq
 
 TRAIN = ["the king went up", "the people went down", "the king said", "people said the king went down"] * 25
 DEV = ["the people said", "the king went down"]
@@ -18,36 +19,6 @@ model: {arch: lstm, dim: 16, dropout: 0.0}
 fit: {epochs: 4, lr: 0.03}
 batch_tokens: 64
 """
-
-
-class Mpq:
-    """Runs `mpq` in this process, in the test's folder: importing torch for each command would take longer."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self.capsys = capsys
-
-    def succeed(self, command: str) -> str:
-        """Runs a command that must succeed; what it prints."""
-        status = main(command.split())
-        out, err = self.capsys.readouterr()
-        assert status == 0, err
-        return out
-
-    def fail(self, command: str) -> str:
-        """Runs a command that must end with status 2; its one line on standard error."""
-        try:
-            status = main(command.split())
-        except SystemExit as stop:  # what the parser refuses
-            status = int(stop.code or 0)
-        (line,) = self.capsys.readouterr().err.splitlines()
-        assert status == 2, command
-        return line
-
-
-@pytest.fixture
-def mpq(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Mpq:
-    monkeypatch.chdir(tmp_path)
-    return Mpq(capsys)
 
 
 @pytest.fixture
