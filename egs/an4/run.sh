@@ -15,7 +15,7 @@ exp=$exp_dir corpus=$corpus_dir
 [ -d "$corpus/etc" ] || corpus=$corpus_dir/an4
 lstm_bits=(8 4 2 1)
 transformer_bits=(4 2)
-rounded_bits=(2 1) # LSTM without any training after rounding: what the training is good for
+rounded_bits=(2 1) # the LSTM rounded and not trained any further: shows what quantized training is good for
 small=() small_lm=() small_am=()
 if [ "$smoke" = true ]; then
   small=(--smoke) small_am=(--fit.epochs 3 --max_frames 4000) small_lm=(--fit.epochs 1)

@@ -15,7 +15,7 @@ recipe "$@"
 exp=$exp_dir
 lstm_bits=(8 4 2 1)
 transformer_bits=(4 2)
-rounded_bits=(2 1) # LSTM without any training after rounding: what the training is good for
+rounded_bits=(2 1) # the LSTM rounded and not trained any further: shows what quantized training is good for
 small=() small_lm=() small_am=() small_dim=()
 if [ "$smoke" = true ]; then
   small=(--smoke) small_am=(--fit.epochs 3 --max_frames 4000) small_lm=(--fit.epochs 1) small_dim=(--model.dim 128)

@@ -121,6 +121,7 @@ def _record(
         return _score(system.name, set_name, ref, hyp, role=FIRST_PASS, **notes)
     costs: dict[str, Any] = {
         "family": system.family,
+        "line": f"{system.family}, only rounded" if model.extra.get("train") == "none" else None,
         "bits": round(_bits(model), 4),
         "bytes": model.n_bytes,
         "perplexity": model.extra.get("perplexity"),

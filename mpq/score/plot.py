@@ -47,7 +47,7 @@ def size_wer(records: Sequence[ResultRecord], set_name: str) -> SizeWer:
         if record.role == RESCORED and record.bytes:
             label = "" if record.bits is None else f"{record.bits:.3g} bit{'s' if record.bits != 1 else ''}"
             point = Point(record.bytes / 1e6, record.wer, record.interval, label)
-            families.setdefault(record.family or record.system, []).append(point)
+            families.setdefault(record.line or record.family or record.system, []).append(point)
         elif record.role in (FIRST_PASS, ORACLE):
             levels[record.system] = record.wer
     for points in families.values():

@@ -29,6 +29,7 @@ class ResultRecord:
         interval: ends of its 95 % interval in percent (:func:`mpq.score.bootstrap_interval`).
         role: ``"first-pass"``, ``"oracle"`` (the best hypotheses of the lists) or ``"rescored"``.
         family: language model that the system is a version of, such as ``"LSTM"``; one line of the plot.
+        line: its line of the plot, where that is not the family's, such as ``"LSTM, only rounded"``.
         bits: mean bits a parameter; 32 is the family's reference.
         bytes: size of the model file.
         ratio: size of the family's float32 file divided by this one's.
@@ -50,6 +51,7 @@ class ResultRecord:
     interval: tuple[float, float] | None = None
     role: str = RESCORED
     family: str | None = None
+    line: str | None = None
     bits: float | None = None
     bytes: int | None = None
     ratio: float | None = None
@@ -65,7 +67,7 @@ class ResultRecord:
 
 _FIELDS = {item.name: item for item in dataclasses.fields(ResultRecord)}
 _REQUIRED = ("system", "set", "words", "errors", "wer")
-_TEXTS = ("system", "set", "role", "family", "git", "config_hash")
+_TEXTS = ("system", "set", "role", "family", "line", "git", "config_hash")
 _COUNTS = ("words", "errors", "bytes", "seed")
 
 

@@ -32,7 +32,7 @@ def exp(tmp_path: Path) -> Path:
     save_lm(tmp_path / "lm/lstm/model.mpq", model, tokenizer, extra={"perplexity": 4.5})
     plan = uniform_plan(model, 2)
     quantized = quantize_model(model, plan)
-    save_lm(tmp_path / "quant/lstm-2bit/model.mpq", quantized, tokenizer, plan, extra={"perplexity": 4.75})
+    save_lm(tmp_path / "quant/lstm-2bit/model.mpq", quantized, tokenizer, plan, extra={"perplexity": 4.75, "train": "none"})
     for set_name in ("dev", "test"):
         write_text(tmp_path / "data" / set_name / "text", REF)
         lists = [NBest(u, [Hyp("a x c x", -1.0, -1.0), Hyp("a b c x", -2.0, -1.0)]) for u in REF]
@@ -55,7 +55,8 @@ def test_records(exp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (lstm.family, lstm.bits, lstm.ratio, lstm.p_float32, lstm.perplexity) == ("lstm", 32.0, 1.0, None, 4.5)
     assert lstm.seed == 3
     assert lstm.bytes == (exp / "lm/lstm/model.mpq").stat().st_size
-    assert (low.bits, low.perplexity, low.errors) == (2.0, 4.75, 7)
+    assert (low.bits, low.perplexity, low.errors, low.family) == (2.0, 4.75, 7, "lstm")
+    assert (lstm.line, low.line) == (None, "lstm, only rounded")
     assert low.ratio == pytest.approx(lstm.bytes / (exp / "quant/lstm-2bit/model.mpq").stat().st_size, abs=1e-3)
     assert low.p_float32 == pytest.approx(mapsswe(REF, HYPS["lstm-2bit"], HYPS["lstm"]).p)
     assert low.p_first_pass == pytest.approx(mapsswe(REF, HYPS["lstm-2bit"], HYPS["first-pass"]).p)
