@@ -1,0 +1,168 @@
+"""Search bits for every weight matrix of a language model, or for every row, within a budget.
+
+Reads   a float model from `mpq train-lm` (its units beside it); held-out text (--dev) for kl, hessian and nas; the
+        training text (--text) for nas.
+Writes  OUT.yaml, a plan for `mpq quantize --plan`; with --costs the measured sensitivities, which then serve any other
+        budget at once; for nas checkpoints and logs in OUT.search/ (a killed search continues there).
+
+--method kl       divergence of the predictions when one matrix is rounded; rows share their matrix's by Fisher
+                  information
+--method hessian  trace of the loss's Hessian times squared rounding error
+--method nas      architecture search: probabilities of bits, learned with the weights (layer level only)
+--method uniform  the same bits everywhere; --method random: random sensitivities; --method rule: squared rounding
+                  error, with extra bits for some matrices by --rule
+Whatever the method, the plan is the best one within the budget, proved.
+
+Example:
+  mpq search --method kl --model exp/lm/lstm --bits 2.5 --dev dev.txt --out plan.yaml
+  mpq quantize --model exp/lm/lstm --plan plan.yaml --train ste --text train.txt --dev dev.txt --out lstm-2.5.mpq
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from jsonargparse import ArgumentParser, Namespace
+
+if TYPE_CHECKING:
+    from mpq.lm import LoadedLm
+    from mpq.quant import BitPlan
+    from mpq.search import Costs, Grid
+
+METHODS = Literal["kl", "hessian", "nas", "uniform", "random", "rule"]
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the options of ``mpq search``."""
+    from mpq.search import HessianConfig, NasConfig
+
+    parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these options")
+    parser.add_argument("--method", type=METHODS, required=True, help="what tells how sensitive the weights are")
+    parser.add_argument("--model", type=str, required=True, metavar="FILE", help="float model.mpq, or its folder")
+    parser.add_argument("--bits", type=float, required=True, metavar="B", help="average bits of a weight, at most")
+    parser.add_argument("--candidates", type=str, default="1,2,4,8", metavar="LIST", help="bits to choose from")
+    parser.add_argument("--level", type=Literal["layer", "node"], default="layer", help="bits per matrix or per row")
+    parser.add_argument("--text", type=str, metavar="FILE", help="training text, for nas")
+    parser.add_argument("--dev", type=str, metavar="FILE", help="held-out text, for kl, hessian and nas")
+    parser.add_argument("--tokens", type=int, default=20_000, help="units of the held-out text that kl looks at")
+    parser.add_argument("--tokenizer", type=str, metavar="FILE", help="the model's units (default: beside the model)")
+    parser.add_argument("--cache", type=str, metavar="DIR", help="for tokenized text (default: DIR of --dev/units)")
+    parser.add_argument(
+        "--costs", type=str, metavar="JSON", help="sensitivities: read if there, else measured, written"
+    )
+    parser.add_argument("--rule", type=str, default="", help="extra bits, as embedding.*=+2 (default: first, last +2)")
+    parser.add_argument("--scale", type=str, default="row", help="one for each row, matrix, or N columns")
+    parser.add_argument("--table", type=Literal["uniform", "pow2"], default="uniform", help="the levels")
+    parser.add_argument("--seed", type=int, default=1, help="of samples, probes and random plans")
+    parser.add_argument("--out", type=str, required=True, metavar="YAML", help="plan to write")
+    parser.add_class_arguments(HessianConfig, "hessian")
+    parser.add_class_arguments(NasConfig, "nas")
+
+
+def run(args: Namespace) -> None:
+    """Runs ``mpq search``."""
+    import time
+
+    from mpq.io import BadInput
+    from mpq.lm import load_lm
+    from mpq.quant import quantizable, write_plan
+    from mpq.search import Grid, read_candidates, uniform_plan_within
+
+    started = time.monotonic()
+    scale = int(args.scale) if args.scale.isdecimal() else args.scale
+    grid = Grid(read_candidates(args.candidates), args.level, args.table, scale)
+    if not 1 <= args.bits <= 8:
+        raise BadInput(f"--bits: {args.bits:g}: expected 1 to 8 bits of a weight on average")
+    if args.bits < grid.candidates[0]:
+        raise BadInput(f"--bits: {args.bits:g} cannot be met: the fewest of --candidates are {grid.candidates[0]}")
+    lm = load_lm(args.model, args.tokenizer)
+    if set(lm.plan.bits.values()) != {32}:
+        raise BadInput(f"{args.model}: is quantized already; give the float model that mpq train-lm wrote")
+    shapes = quantizable(lm.model)
+    uniform_plan_within(shapes, grid, args.bits).check(shapes, "--scale")
+    if args.method == "uniform":
+        plan = uniform_plan_within(shapes, grid, args.bits)
+    else:
+        plan = _costs(args, lm, grid).plan(shapes, args.bits)
+    write_plan(args.out, plan)
+    cost = "" if plan.cost is None else f", cost {plan.cost:.6g}"
+    print(
+        f"search: {args.method}, {args.level} level: {plan.average_bits(shapes):.3f} bits a weight of {args.bits:g} "
+        f"allowed, {_spread(plan)}{cost}, {time.monotonic() - started:.1f} s: {args.out}"
+    )
+
+
+def _spread(plan: BitPlan) -> str:
+    """How many matrices or rows have how many bits."""
+    from collections import Counter
+
+    counts: Counter[int] = Counter()
+    for bits in plan.bits.values():
+        counts.update([bits] if isinstance(bits, int) else bits)
+    return ", ".join(f"{counts[n]} with {n}" for n in sorted(counts))
+
+
+def _costs(args: Namespace, lm: LoadedLm, grid: Grid) -> Costs:
+    """The costs of --costs, or measured ones."""
+    from pathlib import Path
+
+    from mpq.io import hash_config, sha256_file
+    from mpq.lm.files import model_path
+    from mpq.search import Costs
+
+    if not args.costs:
+        return _measure(args, lm, grid)
+    settings = {
+        name: args[name] for name in ("method", "candidates", "level", "scale", "table", "tokens", "seed", "rule")
+    }
+    settings |= {"hessian": args.hessian.as_dict(), "nas": args.nas.as_dict()}
+    texts = [sha256_file(path) for path in (args.text, args.dev) if path]
+    key = hash_config({**settings, "model": sha256_file(model_path(args.model)), "texts": texts})
+    if Path(args.costs).exists():
+        return Costs.read(args.costs, key, args.method, grid)
+    costs = _measure(args, lm, grid)
+    costs.write(args.costs, key)
+    return costs
+
+
+def _measure(args: Namespace, lm: LoadedLm, grid: Grid) -> Costs:
+    """The costs by the chosen method."""
+    from pathlib import Path
+
+    from mpq.data.lmtext import open_lm_text
+    from mpq.io import BadInput, sha256_file
+    from mpq.lm.files import model_path
+    from mpq.search import (
+        HessianConfig,
+        NasConfig,
+        hessian_costs,
+        kl_costs,
+        nas_costs,
+        random_costs,
+        read_rule,
+        rule_costs,
+    )
+    from mpq.train.lm import LmTexts
+    from mpq.train.loop import FitConfig
+
+    if args.method == "random":
+        return random_costs(lm.model, grid, args.seed)
+    if args.method == "rule":
+        return rule_costs(lm.model, grid, read_rule(args.rule))
+    if not args.dev:
+        raise BadInput(f"--method {args.method} needs held-out text (--dev)")
+    cache = args.cache or Path(args.dev).parent / "units"
+    if args.method == "nas":
+        if not args.text:
+            raise BadInput("--method nas needs the training text (--text)")
+        options = args.nas.as_dict()
+        config = NasConfig(**{**options, "fit": FitConfig(**options["fit"])})
+        texts = LmTexts.open(args.text, args.dev, lm.tokenizer, cache)
+        key = sha256_file(model_path(args.model))
+        return nas_costs(lm.model, texts, grid, config, f"{args.out}.search", key)
+    text = open_lm_text(args.dev, lm.tokenizer, cache)
+    if args.method == "hessian":
+        return hessian_costs(lm.model, text, grid, HessianConfig(**args.hessian.as_dict()), args.seed)
+    if args.tokens < 1:
+        raise BadInput(f"--tokens: {args.tokens} must be at least 1")
+    return kl_costs(lm.model, text, grid, args.tokens, args.seed)

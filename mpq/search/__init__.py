@@ -1,0 +1,29 @@
+"""Bit search: KL sensitivity, Hessian trace, architecture search and baselines; each ends in one `BitPlan`."""
+
+from __future__ import annotations
+
+from mpq.search.baseline import random_costs, read_rule, rule_costs, uniform_plan_within
+from mpq.search.budget import solve_budget
+from mpq.search.costs import LEVELS, Costs, Grid, read_candidates
+from mpq.search.hessian import HessianConfig, hessian_costs, row_traces
+from mpq.search.kl import fisher_diagonal, kl_costs
+from mpq.search.nas import NasConfig, nas_costs
+
+__all__ = [
+    "LEVELS",
+    "Costs",
+    "Grid",
+    "HessianConfig",
+    "NasConfig",
+    "fisher_diagonal",
+    "hessian_costs",
+    "kl_costs",
+    "nas_costs",
+    "random_costs",
+    "read_candidates",
+    "read_rule",
+    "row_traces",
+    "rule_costs",
+    "solve_budget",
+    "uniform_plan_within",
+]

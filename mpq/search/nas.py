@@ -1,0 +1,227 @@
+"""Mixed-precision architecture search: bits are learned by gradient descent (arXiv 2112.11438; 2111.14479, eq 11).
+
+    y_l = Σ_n a_n^l y_n^l,   min L(Θ, a) + β Σ_l Σ_n a_n^l sqrt(n)
+
+y_n^l is what matrix l gives with n bits, and a^l = softmax(logits^l / T) how much that choice counts (DARTS, Liu et al.
+2019), or a Gumbel-softmax sample of it (Jang et al. 2017). The matrices act linearly, so the mixture of outputs is the
+output of the mixed weight Σ_n a_n f_n(Θ_l): one forward pass for all candidates, which share the float weight Θ_l.
+Logits learn on held-out batches, weights on training batches, in turn. The bits are then the likeliest within the
+budget: min Σ_l -ln a_n^l, solved exactly.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mpq.data.lmtext import LmBatch
+from mpq.io import BadInput
+from mpq.lm import LanguageModel
+from mpq.quant import project, straight_through
+from mpq.search.costs import Costs, Grid, named_weights
+from mpq.train.lm import LmTexts
+from mpq.train.loop import FitConfig, fit
+
+SAMPLING = ("softmax", "gumbel")
+PENALTIES = ("sqrt", "size")
+
+
+@dataclass
+class NasConfig:
+    """How bits are learned.
+
+    Attributes:
+        fit: epochs, learning rate, seed, ... of the supernet.
+        batch_tokens: most tokens of a batch, padding included.
+        sampling: `softmax` mixes the candidates, `gumbel` draws a mixture at every step.
+        beta: weight of the penalty on bits.
+        penalty: `sqrt`: Σ a sqrt(n) over the matrices (eq 11); `size`: expected bits of a weight, which counts large
+            matrices more.
+        t_start, t_end: temperature at the first and the last step; it falls exponentially.
+        logit_speed: how many times faster than weights the logits move.
+    """
+
+    fit: FitConfig = field(default_factory=lambda: FitConfig(epochs=1, lr=5e-4))
+    batch_tokens: int = 1024
+    sampling: str = "gumbel"
+    beta: float = 0.02
+    penalty: str = "sqrt"
+    t_start: float = 2.0
+    t_end: float = 0.2
+    logit_speed: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.sampling not in SAMPLING:
+            raise BadInput(f"sampling: '{self.sampling}' is not one of {', '.join(SAMPLING)}")
+        if self.penalty not in PENALTIES:
+            raise BadInput(f"penalty: '{self.penalty}' is not one of {', '.join(PENALTIES)}")
+        if self.beta < 0.0:
+            raise BadInput(f"beta: {self.beta} must be at least 0")
+        if not 0.0 < self.t_end <= self.t_start:
+            raise BadInput(f"t_end: {self.t_end} must be above 0 and at most t_start ({self.t_start})")
+        if self.logit_speed <= 0.0:
+            raise BadInput(f"logit_speed: {self.logit_speed} must be above 0")
+        if self.fit.devices != 1:
+            raise BadInput(f"devices: {self.fit.devices}: architecture search runs in one process; expected 1")
+
+
+class Supernet(nn.Module):
+    """A language model whose matrices are mixtures of their quantized forms.
+
+    Args:
+        lm: float; it becomes part of the supernet and is trained with it.
+        grid: candidates, at layer level.
+        speed: what the stored logits are multiplied by: Adam moves a parameter by about the learning rate a step.
+    """
+
+    def __init__(self, lm: LanguageModel, grid: Grid, speed: float) -> None:
+        super().__init__()
+        self.lm, self.grid, self.speed = lm, grid, speed
+        # vectors, one for each matrix: weight decay is for matrices only
+        self.logits = nn.ParameterList(torch.zeros(len(grid.candidates)) for _ in named_weights(lm))
+        self.mixture: list[Tensor] = []
+
+    def log_alphas(self) -> dict[str, Tensor]:
+        """ln a of every candidate, (n,), by weight name, at temperature 1."""
+        names = named_weights(self.lm)
+        return {name: (self.speed * row).log_softmax(-1) for name, row in zip(names, self.logits, strict=True)}
+
+    def mix(self, sampling: str, temperature: float) -> list[Tensor]:
+        """a of every matrix, (n,) each, drawn anew where sampling is `gumbel`."""
+        mixture = []
+        for log_alpha in self.log_alphas().values():
+            if sampling == "gumbel":
+                uniform = torch.rand(log_alpha.shape, device=log_alpha.device).clamp_(1e-9, 1 - 1e-7)
+                log_alpha = log_alpha - (-uniform.log()).log()
+            mixture.append((log_alpha / temperature).softmax(-1))
+        return mixture
+
+    def choice(self) -> list[Tensor]:
+        """The likeliest candidate of every matrix, one-hot."""
+        return [F.one_hot(a.argmax(), len(a)).to(a) for a in self.log_alphas().values()]
+
+    def penalty(self, mixture: list[Tensor], kind: str) -> Tensor:
+        """The price of the bits of a mixture, a scalar."""
+        bits = torch.tensor(self.grid.candidates, device=mixture[0].device, dtype=torch.float32)
+        if kind == "sqrt":
+            return torch.stack([a @ bits.sqrt() for a in mixture]).sum()
+        sizes = [weight.numel() for weight in named_weights(self.lm).values()]
+        return torch.stack([n * (a @ bits) for n, a in zip(sizes, mixture, strict=True)]).sum() / sum(sizes)
+
+    def forward(self, tokens: Tensor, mask: Tensor, mixture: list[Tensor], train_weights: bool) -> Tensor:
+        """Logits (M, V) as of `LanguageModel`.
+
+        Args:
+            tokens, mask: (N, T).
+            mixture: a (n,) of every matrix.
+            train_weights: gradients go to the weights; else to the mixture.
+        """
+        mixed: dict[str, Tensor] = {}
+        for (name, weight), a in zip(named_weights(self.lm).items(), mixture, strict=True):
+            mixed[name] = self._mixed(weight, a.detach() if train_weights else a, train_weights)
+        rest = {} if train_weights else {n: p.detach() for n, p in self.lm.named_parameters() if n not in mixed}
+        result: Tensor = torch.func.functional_call(self.lm, {**mixed, **rest}, (tokens, mask))
+        return result
+
+    def _mixed(self, weight: Tensor, a: Tensor, train_weights: bool) -> Tensor:
+        """Σ_n a_n f_n(weight), (rows, columns)."""
+        total: Tensor | None = None
+        for share, n_bits in zip(a.unbind(), self.grid.candidates, strict=True):
+            precision = self.grid.precision(n_bits)
+            quantized = project(weight, precision)
+            value = straight_through(weight, quantized) if train_weights else quantized.dequantize()
+            total = share * value if total is None else total + share * value
+        assert total is not None
+        return total
+
+
+@dataclass
+class _Batch:
+    """A batch, and what it trains."""
+
+    text: LmBatch
+    train_weights: bool
+
+
+class NasTask:
+    """Alternating training of a supernet, as a task of `fit`.
+
+    Validation measures what the search is for: the held-out loss of the likeliest bits, and the penalty on them.
+    """
+
+    name = "bit search"
+
+    def __init__(self, model: Supernet, texts: LmTexts, config: NasConfig) -> None:
+        self.model: nn.Module = model
+        self._net, self._texts, self._config = model, texts, config
+        self._n_batches = texts.train.n_batches(config.batch_tokens)
+
+    def steps_per_epoch(self) -> int:
+        """Two for each training batch: one for the weights, one for the logits."""
+        return 2 * self._n_batches
+
+    def batches(self, epoch: int) -> Iterator[_Batch]:
+        """Training batches, a held-out one after each; held-out text is gone through as often as it takes."""
+        size, seed = self._config.batch_tokens, self._config.fit.seed
+        rounds = (self._texts.dev.batches(size, seed, r) for r in count(epoch * self._n_batches))
+        held_out = chain.from_iterable(rounds)
+        for batch in self._texts.train.batches(size, seed, epoch):
+            yield _Batch(batch, True)
+            yield _Batch(next(held_out), False)
+
+    def loss(self, model: nn.Module, batch: _Batch, done: float) -> Tensor:
+        """Mean over the units of the batch, and for logits the penalty."""
+        config = self._config
+        temperature = config.t_start * (config.t_end / config.t_start) ** done
+        text = batch.text.to(self._net.lm.device)
+        mixture = self._net.mix(config.sampling, temperature)
+        logits = model(text.inputs, text.mask, mixture, batch.train_weights)
+        loss = F.cross_entropy(logits, text.targets[text.mask])
+        return loss if batch.train_weights else loss + config.beta * self._net.penalty(mixture, config.penalty)
+
+    def validate(self) -> dict[str, float]:
+        """Held-out loss of a unit with the likeliest bits, plus the penalty; their average bits."""
+        choice, total, units = self._net.choice(), 0.0, 0
+        for batch in self._texts.dev.batches(self._config.batch_tokens, 0, 0):
+            batch = batch.to(self._net.lm.device)
+            targets = batch.targets[batch.mask]
+            logits = self._net(batch.inputs, batch.mask, choice, False)
+            total += F.cross_entropy(logits, targets, reduction="sum").item()
+            units += len(targets)
+        price = self._config.beta * self._net.penalty(choice, self._config.penalty).item()
+        bits = self._net.penalty(choice, "size").item()
+        return {"loss": total / units + price, "unit_loss": total / units, "bits": bits}
+
+
+def nas_costs(
+    model: LanguageModel, texts: LmTexts, grid: Grid, config: NasConfig, exp_dir: str | Path, key: Any
+) -> Costs:
+    """-ln a of every matrix and candidate after the search; the likeliest plan within a budget has the least sum.
+
+    Args:
+        model: float; it is left as it is.
+        texts: to train the weights and, held out, the logits.
+        grid: candidates; layer level only.
+        config: how bits are learned.
+        exp_dir: takes checkpoints and logs; a killed search continues from there.
+        key: identifies the float model.
+    """
+    if grid.level != "layer":
+        raise BadInput(f"level: {grid.level}: architecture search gives bits to whole matrices; expected layer")
+    torch.manual_seed(config.fit.seed)
+    net = Supernet(copy.deepcopy(model), grid, config.logit_speed)
+    run_key = {"config": asdict(config), "grid": asdict(grid), "texts": texts.key, "float": key}
+    fit(NasTask(net, texts, config), config.fit, exp_dir, key=run_key)
+    table = {name: -log_alpha.detach().double().cpu()[None] for name, log_alpha in net.log_alphas().items()}
+    if not all(math.isfinite(rows.sum().item()) for rows in table.values()):
+        raise BadInput("the search diverged: a probability is not a finite number; lower lr or logit_speed")
+    return Costs("nas", grid, table)

@@ -1,0 +1,129 @@
+"""Architecture search: the mixture is one of outputs, updates alternate, the penalty pulls, a kill changes nothing."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mpq.data.lmtext import LmText
+from mpq.io import BadInput
+from mpq.lm import LanguageModel
+from mpq.quant import project, quantizable
+from mpq.search import Grid, NasConfig, nas_costs
+from mpq.search.costs import named_weights
+from mpq.search.nas import NasTask, Supernet
+from mpq.train.lm import LmTexts
+from mpq.train.loop import FitConfig
+
+GRID = Grid((1, 2, 8))
+
+
+def config(**options: Any) -> NasConfig:
+    return NasConfig(FitConfig(epochs=2, lr=0.005), batch_tokens=60, **options)
+
+
+def test_the_mixed_weight_gives_the_mixed_output(model: LanguageModel, text: LmText) -> None:
+    net = Supernet(copy.deepcopy(model), GRID, 1.0).eval()
+    batch = next(iter(text.batches(60, 0, 0)))
+    mixture = [torch.tensor([0.2, 0.5, 0.3]) if i == len(net.logits) - 1 else torch.tensor([0.0, 0.0, 1.0])
+               for i in range(len(net.logits))]  # fmt: skip
+    expected: Any = 0.0
+    for share, n_bits in zip((0.2, 0.5, 0.3), GRID.candidates, strict=True):
+        single = copy.deepcopy(model)
+        with torch.no_grad():
+            for name, weight in named_weights(single).items():
+                bits = n_bits if name == "output.weight" else 8
+                weight.copy_(project(weight, GRID.precision(bits)).dequantize())
+        expected = expected + share * single(batch.inputs, batch.mask)
+    for train_weights in (True, False):
+        found = net(batch.inputs, batch.mask, mixture, train_weights)
+        assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_updates_alternate(model: LanguageModel, text: LmText) -> None:
+    net = Supernet(copy.deepcopy(model), GRID, 1.0)
+    task = NasTask(net, LmTexts(text, text), config())
+    batches = list(task.batches(0))
+    assert len(batches) == task.steps_per_epoch()
+    assert [b.train_weights for b in batches] == [True, False] * (len(batches) // 2)
+    for batch in batches[:2]:
+        net.zero_grad()
+        task.loss(net, batch, 0.0).backward()
+        logits = [row.grad is not None for row in net.logits]
+        weights = [parameter.grad is not None for parameter in net.lm.parameters()]
+        assert logits == [not batch.train_weights] * len(logits)
+        assert weights == [batch.train_weights] * len(weights)
+
+
+def test_samples_and_penalties(model: LanguageModel) -> None:
+    net = Supernet(copy.deepcopy(model), GRID, 2.0)
+    with torch.no_grad():
+        for row in net.logits:
+            row.copy_(torch.tensor([0.0, 0.5, 1.0]))
+    soft = net.mix("softmax", 0.5)[0]
+    assert torch.allclose(soft, torch.tensor([0.0, 2.0, 4.0]).softmax(0))
+    torch.manual_seed(0)
+    draws = torch.stack([net.mix("gumbel", 0.05)[0] for _ in range(2000)])
+    assert torch.allclose(draws.sum(1), torch.ones(2000), atol=1e-5)
+    often = torch.nn.functional.one_hot(draws.argmax(1), 3).float().mean(0)
+    assert torch.allclose(often, torch.tensor([0.0, 1.0, 2.0]).softmax(0), atol=0.04), "argmax follows the softmax"
+    assert (draws.amax(1) > 0.9).float().mean() > 0.8, "nearly one-hot when cold"
+    one = [torch.tensor([0.5, 0.0, 0.5])] * len(net.logits)
+    assert net.penalty(one, "sqrt").item() == pytest.approx(len(one) * (0.5 + 0.5 * 8**0.5))
+    assert net.penalty(one, "size").item() == pytest.approx(4.5)
+
+
+@pytest.mark.parametrize("sampling", ["softmax", "gumbel"])
+def test_the_penalty_decides_and_the_budget_holds(
+    model: LanguageModel, text: LmText, tmp_path: Path, sampling: str
+) -> None:
+    before = copy.deepcopy(model.state_dict())
+    texts, shapes = LmTexts(text, text), quantizable(model)
+    found = {}
+    for beta in (0.0, 5.0):
+        options = config(sampling=sampling, beta=beta, penalty="size")
+        costs = nas_costs(model, texts, GRID, options, tmp_path / f"{sampling}-{beta}", "key")
+        found[beta] = costs.plan(shapes, 8).average_bits(shapes)
+        plan = costs.plan(shapes, 2.0)
+        assert plan.average_bits(shapes) <= 2 and plan.method == "nas"
+        assert all((rows.neg().exp().sum(1) - 1).abs() < 1e-4 for rows in costs.table.values())
+    assert found[5.0] == 1 < found[0.0]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_killed_search_continues_alike(model: LanguageModel, text: LmText, tmp_path: Path) -> None:
+    texts = LmTexts(text, text)
+    whole = nas_costs(model, texts, GRID, config(), tmp_path / "whole", "key").table
+
+    class Killed(NasTask):
+        def loss(self, model: Any, batch: Any, done: float) -> torch.Tensor:
+            if done > 0.7:
+                raise KeyboardInterrupt
+            return super().loss(model, batch, done)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mpq.search.nas.NasTask", Killed)
+        with pytest.raises(KeyboardInterrupt):
+            nas_costs(model, texts, GRID, config(), tmp_path / "killed", "key")
+    resumed = nas_costs(model, texts, GRID, config(), tmp_path / "killed", "key").table
+    assert all(torch.equal(resumed[name], rows) for name, rows in whole.items())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"sampling": "hard"}, {"penalty": "mean"}, {"beta": -1.0}, {"t_end": 0.0}, {"t_end": 9.0}, {"logit_speed": 0.0}],
+)
+def test_bad_options(options: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match=next(iter(options))):
+        NasConfig(**options)
+
+
+def test_more_bad_options(model: LanguageModel, text: LmText, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="devices: 2"):
+        NasConfig(FitConfig(devices=2))
+    with pytest.raises(BadInput, match="level: node"):
+        nas_costs(model, LmTexts(text, text), Grid(level="node"), config(), tmp_path, "key")
