@@ -11,12 +11,13 @@ import gzip
 import hashlib
 import io
 import json
+import math
 import os
 import secrets
 import sys
 import zlib
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -25,6 +26,22 @@ import yaml
 from mpq.io.errors import BadInput
 
 PathLike = str | os.PathLike[str]
+
+
+def check_writable(path: PathLike, inputs: Iterable[PathLike | None] = ()) -> None:
+    """Refuse a name that no file can be written to, or that of an input; call it before long work.
+
+    Raises:
+        BadInput: ``path`` is a folder, a part of it is a file, or it is one of ``inputs`` (None is skipped).
+    """
+    if os.path.isdir(path):
+        raise BadInput(f"{path}: is a folder; give the name of a file to write")
+    parent = next(folder for folder in Path(path).absolute().parents if os.path.lexists(folder))
+    if not parent.is_dir():
+        raise BadInput(f"{path}: cannot be written, {parent} is not a folder; write to another place")
+    for given in inputs:
+        if given is not None and os.path.isfile(given) and os.path.isfile(path) and os.path.samefile(given, path):
+            raise BadInput(f"{path}: is also an input, which would be overwritten; give another name to write to")
 
 
 @contextmanager
@@ -36,11 +53,10 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     symbolic links are written through, and a device or pipe (``/dev/stdout``) is yielded as it is.
 
     Raises:
-        BadInput: ``path`` is a folder.
+        BadInput: ``path`` is a folder, or a part of it is a file.
         OSError: writing failed; its ``filename`` is ``path``, which is left as it was.
     """
-    if os.path.isdir(path):
-        raise BadInput(f"{path}: is a folder; give the name of a file to write")
+    check_writable(path)
     if os.path.exists(path) and not os.path.isfile(path):
         yield Path(path)
         return
@@ -51,7 +67,8 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, target)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the reason why writing failed says more
+            temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, str(temporary)):
             error.filename, error.filename2 = str(path), None
         raise
@@ -106,11 +123,34 @@ def read_lines(path: PathLike) -> Iterator[tuple[int, str]]:
         try:
             for number, line in enumerate(file, start=1):
                 yield number, line.rstrip("\n")
-        except UnicodeDecodeError as error:
-            byte = error.object[error.start]
-            raise BadInput(f"{path}: after line {number}: byte 0x{byte:02x} is not UTF-8; convert it") from None
+        except UnicodeDecodeError:
+            raise BadInput(_not_utf8(path)) from None
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise BadInput(f"{path}: after line {number}: broken gzip data ({error}); write it again") from None
+
+
+def _not_utf8(path: PathLike) -> str:
+    """What to say of a file that is not UTF-8: the line and byte, or what kind of file it is."""
+    if str(path) == "-":
+        return "standard input is not UTF-8 text; convert it"
+    with open_bytes(path) as file:
+        start = file.read(4)
+        if start[:2] == b"\x1f\x8b":
+            return f"{path}: is gzip data; give it a name that ends in .gz"
+        if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            return f"{path}: is UTF-16, expected UTF-8; convert it, such as by iconv -f UTF-16 -t UTF-8"
+        file.seek(0)
+        number = 1
+        try:
+            while line := file.readline():
+                line.decode("utf-8")
+                number += 1
+        except UnicodeDecodeError as error:
+            byte = error.object[error.start]
+            return f"{path}:{number}: byte 0x{byte:02x} is not UTF-8; convert the file, such as by iconv"
+        except (EOFError, zlib.error):  # a broken archive of something that is no text
+            pass
+    return f"{path}: is not UTF-8; convert it, such as by iconv"
 
 
 def sha256_file(path: PathLike) -> str:
@@ -161,7 +201,9 @@ def read_yaml(path: PathLike) -> dict[str, Any]:
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else "?"
             raise BadInput(f"{path}:{line}: not valid YAML: {error.problem}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError:
+            raise BadInput(_not_utf8(path)) from None
+        except yaml.YAMLError as error:
             raise BadInput(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if content is None:
         return {}
@@ -184,9 +226,22 @@ def read_jsonl(path: PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
         except json.JSONDecodeError as error:
             problem = f"not JSON ({error.msg} at column {error.colno})"
             raise BadInput(f"{path}:{number}: {problem}: {line[:40]!r}") from None
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
+            raise BadInput(f"{path}:{number}: not JSON that can be read ({error}): {line[:40]!r}") from None
         if not isinstance(row, dict):
             raise BadInput(f"{path}:{number}: expected a JSON object {{...}}, found {type(row).__name__}")
         yield number, row
+
+
+def finite(value: object) -> float | None:
+    """A number of a JSON or YAML file as float; None where it is no number, NaN, infinite or too large."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def write_jsonl(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -64,6 +64,8 @@ def _read_words(root: Path, symbols: SymbolTable | None) -> dict[str, list[str]]
     if (root / "words_text").exists():
         return read_text(root / "words_text")
     path = root / "words"
+    if not path.exists():
+        raise BadInput(f"{root}: has neither words_text nor words; expected a Kaldi n-best folder")
     numbers = read_text(path)
     if symbols is None:
         raise BadInput(f"{path}: holds numbers for words; give the words.txt that they come from")

@@ -6,13 +6,12 @@ model's score) and ``score`` (the weighted sum) appear once rescoring has comput
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from mpq.io.errors import BadInput
-from mpq.io.files import PathLike, read_jsonl, write_jsonl
+from mpq.io.files import PathLike, finite, read_jsonl, write_jsonl
 from mpq.io.text import split_words
 
 
@@ -77,6 +76,8 @@ def _hyp(item: Any, where: str) -> Hyp:
     text = item.get("text")
     if not isinstance(text, str):
         raise BadInput(f'{where}: "text" is {text!r:.60}; expected a string of words')
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise BadInput(f'{where}: "text" holds half a surrogate pair, which no text file can: {text!r:.60}')
     am, lm = (_score(item, key, where) for key in ("am", "lm"))
     nnlm, score = (None if item.get(key) is None else _score(item, key, where) for key in ("nnlm", "score"))
     return Hyp(" ".join(split_words(text)), am, lm, nnlm, score)
@@ -86,10 +87,10 @@ def _score(item: dict[str, Any], key: str, where: str) -> float:
     """The finite number under ``key``."""
     if key not in item:
         raise BadInput(f'{where}: no "{key}"; expected a natural-log score')
-    value = item[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise BadInput(f'{where}: "{key}" is {value!r:.60}; expected a finite natural-log score')
-    return float(value)
+    value = finite(item[key])
+    if value is None:
+        raise BadInput(f'{where}: "{key}" is {item[key]!r:.60}; expected a finite natural-log score')
+    return value
 
 
 def _fields(hyp: Hyp) -> dict[str, str | float]:

@@ -22,6 +22,7 @@ from mpq.io import (
     BadInput,
     atomic_path,
     atomic_write,
+    check_writable,
     hash_config,
     open_text,
     read_jsonl,
@@ -168,8 +169,12 @@ def test_missing_files_say_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("latin", "gut\nh\xfctte\n".encode("latin-1"), r"latin: after line 0: byte 0xfc is not UTF-8"),
-        ("cut.gz", gzip.compress(os.urandom(3000))[:-200], r"cut\.gz: after line \d+: .*"),
+        ("latin", "gut\nh\xfctte\n".encode("latin-1"), r"latin:2: byte 0xfc is not UTF-8; convert the file"),
+        ("packed", gzip.compress(b"text"), r"packed: is gzip data; give it a name that ends in \.gz"),
+        ("wide", "text".encode("utf-16"), r"wide: is UTF-16, expected UTF-8; convert it"),
+        ("latin.gz", gzip.compress(b"a\n\xe9\n"), r"latin\.gz:2: byte 0xe9 is not UTF-8"),
+        ("cut2.gz", gzip.compress(b"\xe9" + os.urandom(3000))[:-200], r"cut2\.gz(:1)?: (byte 0x.. )?is not UTF-8"),
+        ("cut.gz", gzip.compress(os.urandom(3000).hex().encode())[:-200], r"cut\.gz: after line 0: broken gzip"),
         ("plain.gz", b"not compressed\n", r"plain\.gz: after line 0: broken gzip data .*"),
     ],
 )
@@ -178,6 +183,20 @@ def test_broken_text_names_the_place(tmp_path: Path, name: str, data: bytes, mes
     path.write_bytes(data)
     with pytest.raises(BadInput, match=message):
         list(read_lines(path))
+
+
+def test_a_name_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    for name in ("file/new", "file/new/deeper"):
+        with pytest.raises(BadInput, match=r"file is not a folder; write to another place"):
+            check_writable(tmp_path / name)
+    with pytest.raises(BadInput, match="file is not a folder"), atomic_write(tmp_path / "file" / "new"):
+        pass
+    os.symlink("file", tmp_path / "link")
+    check_writable(tmp_path / "file", [None, tmp_path / "other"])
+    with pytest.raises(BadInput, match="link: is also an input"):
+        check_writable(tmp_path / "link", [None, tmp_path / "file"])
+    assert (tmp_path / "file").read_text() == "old"
 
 
 def test_a_byte_order_mark_and_windows_line_ends_do_not_matter(tmp_path: Path) -> None:

@@ -96,6 +96,10 @@ GOOD = '{"utt": "u1", "hyps": [{"text": "a", "am": -1, "lm": -2.5}]}'
         ('{"utt": "u2", "hyps": [{"text": "a", "am": "-1", "lm": 0}]}', r""""am" is '-1'; expected a finite"""),
         ('{"utt": "u2", "hyps": [{"text": "a", "am": true, "lm": 0}]}', r'"am" is True; expected a finite'),
         ('{"utt": "u2", "hyps": [{"text": "a", "am": 0, "lm": 0, "nnlm": "x"}]}', r""""nnlm" is 'x'"""),
+        ('{"utt": "u2", "hyps": [{"text": "a", "am": ' + "9" * 400 + ', "lm": 0}]}', r'"am" is 9+; expected a finite'),
+        ('{"utt": "u2", "hyps": [{"text": "a", "am": ' + "9" * 5000 + ', "lm": 0}]}', "n:2: not JSON that can be"),
+        ('{"utt": "u2", "hyps": [{"text": "a \\ud800", "am": 0, "lm": 0}]}', "half a surrogate pair"),
+        ("[" * 100_000, r"n:2: not JSON that can be read \(maximum recursion"),
         (GOOD, r"n:2: utterance 'u1' is given twice"),
     ],
 )
