@@ -38,6 +38,12 @@ class TdnnConfig:
     def __post_init__(self) -> None:
         if self.feature_dim % 4:
             raise BadInput(f"feature_dim: {self.feature_dim} must be a multiple of 4 (two halvings in frequency)")
+        sizes = {"feature_dim": [self.feature_dim], "hidden": [self.hidden], "channels": self.channels}
+        for name, values in {**sizes, "dilations": self.dilations}.items():
+            if not values or min(values) < 1:
+                raise BadInput(f"{name}: {getattr(self, name)} must be at least 1")
+        if not 0.0 <= self.dropout < 1.0:
+            raise BadInput(f"dropout: {self.dropout} must be at least 0 and below 1")
 
 
 class TdnnBlock(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -40,3 +42,19 @@ def test_wrong_feature_dimension() -> None:
         make()(torch.randn(1, 10, 40), torch.tensor([10]))
     with pytest.raises(BadInput, match="multiple of 4"):
         TdnnConfig(feature_dim=81)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"feature_dim": 0}, "feature_dim: 0"),
+        ({"hidden": 0}, "hidden: 0 must be at least 1"),
+        ({"channels": (16, -1)}, "channels"),
+        ({"dilations": []}, "dilations"),
+        ({"dilations": [1, 0]}, "dilations"),
+        ({"dropout": 1.0}, "dropout: 1.0"),
+    ],
+)
+def test_bad_sizes(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(BadInput, match=says):
+        TdnnConfig(**options)

@@ -152,7 +152,20 @@ def test_learning_rate_schedule() -> None:
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [({"schedule": "step"}, "'step' is not one of"), ({"epochs": 0}, "epochs: 0"), ({"warmup": 1.0}, "warmup: 1.0")],
+    [
+        ({"schedule": "step"}, "'step' is not one of"),
+        ({"epochs": 0}, "epochs: 0"),
+        ({"warmup": 1.0}, "warmup: 1.0"),
+        ({"lr": -1.0}, "lr: -1.0 must be above 0"),
+        ({"lr": float("inf")}, "lr: inf must be above 0 and finite"),
+        ({"grad_clip": 0.0}, "grad_clip: 0.0"),
+        ({"beta2": 1.0}, "beta2: 1.0"),
+        ({"weight_decay": -0.1}, "weight_decay: -0.1 must be at least 0"),
+        ({"patience": -1}, "patience: -1"),
+        ({"seed": -1}, "seed: -1"),
+        ({"devices": 0}, "devices: 0 must be at least 1"),
+        ({"precision": "8-bit"}, "precision: '8-bit' is not one of auto, 32-true"),
+    ],
 )
 def test_bad_options(options: dict[str, Any], says: str) -> None:
     with pytest.raises(BadInput, match=says):
