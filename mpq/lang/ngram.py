@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mpq.io import BadInput, PathLike, atomic_path, read_lines, split_words
 
-_ORDERS = range(1, 6)
+_ORDERS = range(2, 6)  # kaldingram's unigram models lack words
 
 
 def read_sentences(paths: Iterable[PathLike]) -> list[list[str]]:
@@ -36,23 +36,28 @@ def read_sentences(paths: Iterable[PathLike]) -> list[list[str]]:
     return sentences
 
 
+def check_ngram_options(order: int, prune: float) -> None:
+    """Refuses, as BadInput, an order or a pruning threshold that `train_ngram` cannot use."""
+    if order not in _ORDERS:
+        raise BadInput(f"n-gram order {order}; expected {_ORDERS[0]} to {_ORDERS[-1]}")
+    if prune < 0:
+        raise BadInput(f"pruning threshold {prune}; expected 0 (keep all n-grams) or a small number such as 1e-6")
+
+
 def train_ngram(sentences: Iterable[Sequence[str]], path: PathLike, order: int = 3, prune: float = 0.0) -> None:
     """Estimate an n-gram model and write it as an ARPA file.
 
     Args:
         sentences: training text.
         path: ARPA file to write.
-        order: 1 to 5.
+        order: 2 to 5.
         prune: n-grams whose removal raises the perplexity by less than this part are removed (Stolcke 1998,
             "Entropy-based pruning of backoff language models"); 0 keeps all.
 
     Raises:
         BadInput: an order or threshold out of range, or text that kaldingram cannot handle.
     """
-    if order not in _ORDERS:
-        raise BadInput(f"n-gram order {order}; expected {_ORDERS[0]} to {_ORDERS[-1]}")
-    if prune < 0:
-        raise BadInput(f"pruning threshold {prune}; expected 0 (keep all n-grams) or a small number such as 1e-6")
+    check_ngram_options(order, prune)
     with tempfile.TemporaryDirectory() as folder, atomic_path(path) as target:
         text = Path(folder) / "text"
         text.write_text("".join(" ".join(sentence) + "\n" for sentence in sentences), encoding="utf-8")

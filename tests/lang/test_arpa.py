@@ -117,8 +117,10 @@ def test_bad_text_and_options(tmp_path: Path) -> None:
     text.write_text("\n \n")
     with pytest.raises(BadInput, match="no sentences"):
         read_sentences([text])
-    with pytest.raises(BadInput, match="order 6; expected 1 to 5"):
+    with pytest.raises(BadInput, match="order 6; expected 2 to 5"):
         train_ngram([["a"]], tmp_path / "lm", 6)
+    with pytest.raises(BadInput, match="order 1; expected 2 to 5"):
+        train_ngram([["a"]], tmp_path / "lm", 1)
     with pytest.raises(BadInput, match="pruning threshold -1"):
         train_ngram([["a"]], tmp_path / "lm", 2, -1)
     assert not (tmp_path / "lm").exists()
