@@ -100,7 +100,9 @@ def test_weights_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("lm_wieght: 1", "unknown key 'lm_wieght'"),
-        ("lm_weight: high", "expected a number"),
+        ("lm_weight: high", "expected a finite number"),
+        ("lm_weight: 1" + "0" * 400, "expected a finite number"),
+        ("", "holds no weights; expected ngram_weight"),
         ("lm_weight: .nan", "finite"),
     ],
 )
