@@ -207,7 +207,8 @@ def open_lm_text(path: PathLike, tokenizer: Tokenizer, cache_dir: PathLike) -> L
         BadInput: if it holds no sentence, or one of more than 4,096 units.
     """
     if not Path(path).is_file():
-        raise BadInput(f"{path}: no such file; expected text, one sentence a line")
+        problem = "is a folder" if Path(path).is_dir() else "no such file"
+        raise BadInput(f"{path}: {problem}; expected text, one sentence a line")
     key = hash_config({"text": sha256_file(path), "tokenizer": tokenizer.hash, "format": 1})[:16]
     folder = Path(cache_dir) / key
     if not (folder / "meta.json").exists():

@@ -81,14 +81,14 @@ def load_lm(path: PathLike, tokenizer: PathLike | None = None, packed: bool = Fa
     """
     path = model_path(path)
     stored = read_model_file(path)
+    if stored.arch not in ARCHITECTURES:
+        raise BadInput(f"{path}: holds a {stored.arch} model; expected a language model from mpq train-lm")
     units = load_tokenizer(tokenizer or path.parent)
     if units.hash != stored.vocab_hash:
         raise BadInput(
             f"{units.path}: not the units that {path} was trained with (sha256 {units.hash[:12]}, expected "
             f"{stored.vocab_hash[:12]}); name the right file by --tokenizer"
         )
-    if stored.arch not in ARCHITECTURES:
-        raise BadInput(f"{path}: holds a {stored.arch} model; expected a language model from mpq train-lm")
     model = build_lm(LmConfig(**stored.config), len(units))
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     load_weights_into(model, stored, packed)

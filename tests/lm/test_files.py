@@ -10,7 +10,7 @@ import torch
 from mpq.data.lmtext import Tokenizer, pad_sentences
 from mpq.io import BadInput
 from mpq.lm import LanguageModel, load_lm, save_lm
-from mpq.quant import quantize_model, uniform_plan
+from mpq.quant import quantize_model, save_model, uniform_plan
 
 IDS = [[3, 4, 5], [6, 7, 8, 9, 10]]
 
@@ -57,3 +57,10 @@ def test_damaged_file(model: LanguageModel, words: Tokenizer, tmp_path: Path) ->
     (tmp_path / "model.mpq").write_bytes(data[:-10])
     with pytest.raises(BadInput, match="cut short or altered"):
         load_lm(tmp_path / "model.mpq")
+
+
+def test_an_acoustic_model_is_no_language_model(model: LanguageModel, words: Tokenizer, tmp_path: Path) -> None:
+    plan = uniform_plan(model, 32)
+    save_model(tmp_path / "model.mpq", model, "tdnn", {}, plan, words.hash)  # no units beside it, as with a real one
+    with pytest.raises(BadInput, match=r"model\.mpq: holds a tdnn model; expected a language model"):
+        load_lm(tmp_path)
