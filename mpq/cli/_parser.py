@@ -7,6 +7,7 @@ import difflib
 import re
 import sys
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, NoReturn
 
 import jsonargparse
@@ -21,12 +22,13 @@ class Parser(jsonargparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=Formatter, allow_abbrev=False, **options)
-        self.words: Sequence[str] = ()
+        self.words: list[str] = []
 
     def parse(self, words: Sequence[str]) -> jsonargparse.Namespace:
         """Parses the words of a command line; does not return where they are wrong."""
-        self.words = words
-        return self.parse_args(list(words))
+        groups = {action.dest.partition(".")[0] for action in self._actions if "." in action.dest}
+        self.words = checked_configs(words, groups)
+        return self.parse_args(self.words)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints ``PROG: error: MESSAGE`` and exits with status 2."""
@@ -39,32 +41,67 @@ class Parser(jsonargparse.ArgumentParser):
         text = " ".join(message.split())
         if unknown := re.match(r"unrecognized arguments?: (\S+)", text):
             name = unknown[1].partition("=")[0]
-            kind = "option" if name.startswith("-") else "argument"
-            return f"no {kind} '{name}'{self.nearest(name)}"
+            if name.startswith("-"):
+                return f"no option '{name}'{self.nearest(name)}"
+            option = f"; did you mean '--{name}'?" if f"--{name}" in self._option_string_actions else ""
+            return f"no argument '{name}'{option}"
         if unknown := re.match(r"Option '([^']+)' is not accepted", text):
-            return f"{self.place(unknown[1])}no key '{unknown[1]}'{self.nearest(unknown[1])}"
+            place = self.place(unknown[1]).removesuffix(f"{unknown[1]}: ")
+            return f"{place}no key '{unknown[1]}'{self.nearest(unknown[1])}"
         if wrong := re.match(r'Parser key "([^"]+)": ?(.*)', text):
-            return f"{self.place(wrong[1])}{wrong[1]}: {plain_types(wrong[2])}"
+            return f"{self.place(wrong[1])}{plain_types(wrong[2])}"
+        if missing := re.match(r"the following arguments are required: (.*)", text):
+            return f"{', '.join(map(self.option, missing[1].split(', ')))} must be given"
         return text
 
+    def option(self, key: str) -> str:
+        """The option of a key as it is typed: ``--out-dir`` for ``out_dir``; an argument's name is its own."""
+        found = next((action for action in self._actions if key in (action.dest, action.dest.replace("-", "_"))), None)
+        return found.option_strings[0] if found and found.option_strings else key
+
     def place(self, key: str) -> str:
-        """``FILE: `` where a key can only come from a configuration file."""
-        option = f"--{key}"
-        if any(word == option or word.startswith(f"{option}=") for word in self.words):
-            return ""
+        """``FILE: KEY: `` where a key can only come from a configuration file, else ``--OPTION: ``."""
+        option = self.option(key)
+        typed = any(word == option or word.startswith(f"{option}=") for word in self.words)
         files = [
-            word.partition("=")[2] if word.startswith("--config=") else following
+            word.partition("=")[2] or following
             for word, following in zip(self.words, [*self.words[1:], ""], strict=True)
-            if word == "--config" or word.startswith("--config=")
+            if word.partition("=")[0] == "--config"
         ]
-        return f"{', '.join(files)}: " if files else ""
+        return f"{', '.join(files)}: {key}: " if files and not typed else f"{option}: "
 
     def nearest(self, name: str) -> str:
         """``; did you mean 'X'?`` for the option that was probably meant."""
         names = [option for action in self._actions for option in action.option_strings]
         if not name.startswith("-"):
-            names = [option.lstrip("-") for option in names]
+            names = [option.lstrip("-").replace("-", "_") for option in names]
         return did_you_mean(name, names)
+
+
+def checked_configs(words: Sequence[str], groups: set[str]) -> list[str]:
+    """The words of a command line without empty configuration files, which say nothing and which jsonargparse refuses.
+
+    The files are read once before jsonargparse does: its errors name neither the file nor a repeated key, and it
+    takes a list for a group of options.
+
+    Raises:
+        BadInput: not YAML, or one of ``groups`` is no mapping.
+    """
+    from mpq.io.errors import BadInput
+    from mpq.io.files import read_yaml
+
+    result, rest = [], iter(words)
+    for word in rest:
+        given = [word, *islice(rest, 1)] if word == "--config" else [word]
+        file = given[-1].removeprefix("--config=")
+        is_config = len(given) == 2 or file != word
+        content = read_yaml(file) if is_config else {}
+        for key in groups & content.keys():
+            if not isinstance(content[key], dict):
+                raise BadInput(f"{file}: {key} is {content[key]!r:.60}; expected indented 'key: value' lines under it")
+        if content or not is_config:
+            result += given
+    return result
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
@@ -78,4 +115,5 @@ def plain_types(text: str) -> str:
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
     text = re.sub(r"\b(?:typing|collections\.abc)\.", "", text)
     text = re.sub(r"Expected an? Literal\[([^\]]*)\]", r"Expected one of \1", text)
+    text = re.sub(r"Expected an? (?=int\b)", "Expected an ", text)
     return re.sub(r"\. Got value: (.*)$", r", got '\1'", text)

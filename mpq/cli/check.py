@@ -29,8 +29,9 @@ def run(args: Namespace) -> None:
     import shutil
     from importlib.util import find_spec
 
-    from mpq.io import BadInput
+    from mpq.io import BadInput, check_writable
 
+    check_writable(Path(args.exp_dir, "file"))
     folder = Path(args.exp_dir).absolute()
     while not folder.exists():
         folder = folder.parent

@@ -38,12 +38,13 @@ def run(args: Namespace) -> None:
     from mpq.data.batches import FeatureSet
     from mpq.fst.decoder import Decoder, DecoderConfig
     from mpq.fst.graph import GRAPH_NAME, load_graph
-    from mpq.io import BadInput, read_symbols, sha256_file
+    from mpq.io import BadInput, check_writable, read_symbols, sha256_file
     from mpq.lang.arpa import read_arpa
     from mpq.lang.lexicon import read_lexicon
 
     if args.nj < 1:
         raise BadInput(f"--nj {args.nj}: expected a number above 0")
+    check_writable(Path(args.out, "hyp.txt"))
     started = time.monotonic()
     lang = Path(args.lang)
     config = DecoderConfig(**{name: args[name] for name in DecoderConfig.__dataclass_fields__})

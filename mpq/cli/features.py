@@ -17,7 +17,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from mpq.io import BadInput
+from mpq.io import BadInput, check_writable
 
 PARTS = ("train", "dev", "test")
 
@@ -55,6 +55,7 @@ def run(args: Namespace) -> None:
     if (args.cuts is None) == (args.data is None):
         raise BadInput("give either --cuts (one manifest) or --data (a folder of `mpq prepare`)")
     out, speeds = Path(args.out), parse_speeds(args.speed)
+    check_writable(out / "cuts.jsonl.gz")
     from mpq.data.features import FeatureConfig, extract
 
     config = FeatureConfig(n_mels=args.n_mels, speeds=speeds)

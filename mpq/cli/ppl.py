@@ -25,11 +25,13 @@ def run(args: Namespace) -> None:
     """Runs ``mpq ppl``."""
     import tempfile
 
+    from mpq.cli._device import find_device
     from mpq.data.lmtext import open_lm_text
     from mpq.lm import load_lm, perplexity
 
+    device = find_device(args.device)
     lm = load_lm(args.lm, args.tokenizer)
-    lm.model.to(args.device)
+    lm.model.to(device)
     with tempfile.TemporaryDirectory() as cache:
         result = perplexity(lm.model, open_lm_text(args.text, lm.tokenizer, cache))
     print(f"ppl: {result}, log-probability {result.logprob:.2f}: {args.lm}")

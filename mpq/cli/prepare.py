@@ -69,12 +69,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Runs ``mpq prepare``."""
-    from mpq.io import BadInput
+    from mpq.io import BadInput, check_writable
 
     if args.nj < 1:
         raise BadInput(f"--nj {args.nj}: expected a number above 0")
     if args.seed < 0:
         raise BadInput(f"--seed {args.seed}: expected a number of at least 0")
+    check_writable(Path(args.out, "file"))
     module = _load_corpus(args.corpus)
     options = {"smoke": args.smoke, "nj": args.nj, "seed": args.seed}
     if args.hours is not None:

@@ -50,10 +50,13 @@ def run(args: Namespace) -> None:
     """Runs ``mpq quantize``."""
     from pathlib import Path
 
+    from mpq.io import check_writable
     from mpq.lm import load_lm, perplexity, save_lm
+    from mpq.lm.files import model_path
     from mpq.quant import quantize_model
     from mpq.train.lm import LmTexts
 
+    check_writable(args.out, [model_path(args.model), args.plan, args.text, args.dev])
     lm = load_lm(args.model, args.tokenizer)
     plan = _plan(args, lm)
     texts = None

@@ -73,10 +73,12 @@ def run(args: Namespace) -> None:
 
 
 def _rescore_lists(args: Namespace) -> None:
-    from mpq.io import NBest, write_text
+    from mpq.io import BadInput, NBest, write_text
     from mpq.rescore import best_texts, rerank
 
     nbests = [NBest(nbest.utt, nbest.hyps[: args.depth]) for nbest in _read(args.nbest)]
+    if not nbests:
+        raise BadInput(f"{args.nbest}: holds no n-best lists; expected at least one")
     nbests, weights, note = _scored(args, nbests)
     rescored = [rerank(nbest, weights) for nbest in nbests]
     if args.weights_out:
@@ -141,10 +143,11 @@ def _rescore_lattices(args: Namespace) -> None:
 
 
 def _load(args: Namespace) -> LoadedLm:
+    from mpq.cli._device import find_device
     from mpq.lm import load_lm
 
     lm = load_lm(args.lm, args.tokenizer, packed=args.packed)
-    lm.model.to(args.device)
+    lm.model.to(find_device(args.device))
     return lm
 
 
@@ -172,6 +175,22 @@ def _check(args: Namespace) -> None:
         if args[name] is not None:
             kind, other = ("--lattice", "--nbest") if args.lattice else ("--nbest", "--lattice")
             raise BadInput(f"--{name.replace('_', '-')}: not for {kind}; it goes with {other}")
+    _check_outputs(args)
+
+
+def _check_outputs(args: Namespace) -> None:
+    """Refuses outputs that cannot be written, overwrite an input, or are one file."""
+    from pathlib import Path
+
+    from mpq.io import BadInput, check_writable
+
+    folder = args.out and args.out.endswith("/")
+    outputs = [Path(path) for path in (args.weights_out, args.out, args.hyp_out) if path]
+    if len(set(outputs)) < len(outputs):
+        raise BadInput(f"--out, --hyp-out and --weights-out: {', '.join(map(str, outputs))}: expected different files")
+    for path in outputs:
+        name = path / "words_text" if folder and path == Path(args.out) else path
+        check_writable(name, [args.nbest, args.lattice, args.words, args.lm, args.weights, args.tune, args.carry_over])
 
 
 def _weights(args: Namespace) -> Weights:

@@ -34,9 +34,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Runs ``mpq score``."""
-    from mpq.io import read_text
+    from mpq.io import BadInput, check_writable, read_text
     from mpq.score import align_all, bootstrap_interval, check_ids, count, total, write_alignments, write_confusions
 
+    if args.seed < 0:
+        raise BadInput(f"--seed {args.seed}: expected a number of at least 0")
+    for path in (args.details, args.confusions):
+        if path:
+            check_writable(path, [args.ref, args.hyp, args.utt2spk])
     ref, hyp = read_text(args.ref), read_text(args.hyp)
     check_ids(ref, hyp, args.ref, args.hyp)
     alignments = align_all(ref, hyp)

@@ -33,10 +33,12 @@ def run(args: Namespace) -> None:
 
     from mpq.am import Tdnn, TdnnConfig, save_am
     from mpq.data.batches import FeatureSet
+    from mpq.io import check_writable
     from mpq.lang.lexicon import read_lexicon
     from mpq.train.am import AmConfig, AmTask, run_key
     from mpq.train.loop import FitConfig, fit
 
+    check_writable(Path(args.out, "model.mpq"))
     started = time.monotonic(), time.process_time()
     options = {name: args[name] for name in AmConfig.__dataclass_fields__}
     options["model"], options["fit"] = TdnnConfig(**args.model.as_dict()), FitConfig(**args.fit.as_dict())

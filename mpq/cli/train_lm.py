@@ -36,10 +36,12 @@ def run(args: Namespace) -> None:
     from pathlib import Path
 
     from mpq.data.lmtext import load_tokenizer
+    from mpq.io import check_writable
     from mpq.lm import LmConfig, save_lm
     from mpq.train.lm import LmTexts, LmTrainConfig, train_lm
     from mpq.train.loop import FitConfig
 
+    check_writable(Path(args.out, "model.mpq"))
     started = time.monotonic(), time.process_time()
     config = LmTrainConfig(LmConfig(**args.model.as_dict()), FitConfig(**args.fit.as_dict()), args.batch_tokens)
     tokenizer = load_tokenizer(args.tokenizer)

@@ -104,8 +104,10 @@ def check_ids(
     ref_name: object = "the reference",
     hyp_name: object = "the hypothesis",
 ) -> None:
-    """Raise BadInput unless both hold the same utterances; it lists a few and counts the rest."""
+    """Raise BadInput unless both hold the same utterances, at least one; it lists a few and counts the rest."""
     ref_ids, hyp_ids = dict.fromkeys(ref), dict.fromkeys(hyp)
+    if not ref_ids and not hyp_ids:
+        raise BadInput(f"{ref_name} and {hyp_name} hold no utterances; expected at least one")
     missing = [utt for utt in ref_ids if utt not in hyp_ids]
     unknown = [utt for utt in hyp_ids if utt not in ref_ids]
     problems = []

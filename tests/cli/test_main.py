@@ -121,8 +121,9 @@ def test_config_and_command_line(toy: Path) -> None:
         (["toy-tool", "--lrr", "3"], "mpq toy-tool: error: no option '--lrr'; did you mean '--lr'?; see {}"),
         (["toy-tool", "--kin=a"], "mpq toy-tool: error: no option '--kin'; did you mean '--kind'?; see {}"),
         (["toy-tool", "extra"], "mpq toy-tool: error: no argument 'extra'; see {}"),
-        (["toy-tool", "--lr", "x"], "mpq toy-tool: error: lr: Expected a float, got 'x'; see {}"),
-        (["toy-tool", "--kind", "c"], "mpq toy-tool: error: kind: Expected one of 'a', 'b', got 'c'; see {}"),
+        (["toy-tool", "kind", "a"], "mpq toy-tool: error: no argument 'kind'; did you mean '--kind'?; see {}"),
+        (["toy-tool", "--lr", "x"], "mpq toy-tool: error: --lr: Expected a float, got 'x'; see {}"),
+        (["toy-tool", "--kind", "c"], "mpq toy-tool: error: --kind: Expected one of 'a', 'b', got 'c'; see {}"),
         (["toy-tool", "--lr"], "mpq toy-tool: error: argument --lr: expected one argument; see {}"),
     ],
 )
@@ -138,9 +139,10 @@ def test_wrong_words(toy: Path, words: list[str], message: str) -> None:
         ("lrr: 3\n", "c.yaml: no key 'lrr'; did you mean 'lr'?"),
         ("model:\n  layer: 3\n", "c.yaml: no key 'model.layer'; did you mean 'model.layers'?"),
         ("lr: fast\n", "c.yaml: lr: Expected a float, got 'fast'"),
-        ("model:\n  layers: 2.5\n", "c.yaml: model.layers: Expected a int, got '2.5'"),
-        ("lr: [\n", "line 2, column 1"),
-        (None, "c.yaml"),
+        ("model:\n  layers: 2.5\n", "c.yaml: model.layers: Expected an int, got '2.5'"),
+        ("lr: [\n", "c.yaml:2: not valid YAML"),
+        ("model:\n", "c.yaml: model is None; expected indented"),
+        (None, "c.yaml: no such file"),
     ],
 )
 def test_wrong_config(toy: Path, text: str | None, message: str) -> None:
