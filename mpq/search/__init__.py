@@ -6,7 +6,7 @@ from mpq.search.baseline import random_costs, read_rule, rule_costs, uniform_pla
 from mpq.search.budget import solve_budget
 from mpq.search.costs import LEVELS, Costs, Grid, read_candidates
 from mpq.search.hessian import HessianConfig, hessian_costs, row_traces
-from mpq.search.kl import fisher_diagonal, kl_costs
+from mpq.search.kl import kl_costs, row_divergences
 from mpq.search.nas import NasConfig, nas_costs
 
 __all__ = [
@@ -15,13 +15,13 @@ __all__ = [
     "Grid",
     "HessianConfig",
     "NasConfig",
-    "fisher_diagonal",
     "hessian_costs",
     "kl_costs",
     "nas_costs",
     "random_costs",
     "read_candidates",
     "read_rule",
+    "row_divergences",
     "row_traces",
     "rule_costs",
     "solve_budget",

@@ -9,6 +9,7 @@ average; the sum of z * Hz over one row estimates the trace of that row's block.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -137,9 +138,11 @@ def _draw(weight: Tensor, probe: str, generator: torch.Generator) -> Tensor:
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
     """Without the fused kernels that have no second derivative: oneDNN's and cuDNN's LSTM, flash attention."""
-    with (
-        torch.backends.mkldnn.flags(enabled=False),
-        torch.backends.cudnn.flags(enabled=False),
-        sdpa_kernel(SDPBackend.MATH),
-    ):
-        yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # oneDNN's switch warns about Intel GPUs
+        with (
+            torch.backends.mkldnn.flags(enabled=False),
+            torch.backends.cudnn.flags(enabled=False),
+            sdpa_kernel(SDPBackend.MATH),
+        ):
+            yield

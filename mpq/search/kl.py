@@ -30,8 +30,7 @@ def kl_costs(model: LanguageModel, text: LmText, grid: Grid, n_tokens: int = 20_
     """The divergence, summed over a sample of held-out text, that each candidate causes in each matrix or row.
 
     For rows a forward pass for each would take days. The divergence of the whole matrix, which is measured, is shared
-    out among its rows in proportion to its second-order form Σ_j F_j (f_n(w_j) - w_j)^2 / 2, with F the diagonal of
-    the Fisher information (see `fisher_diagonal`).
+    out among its rows in proportion to its second-order form for each (see `row_divergences`).
 
     Args:
         model: float.
@@ -44,11 +43,9 @@ def kl_costs(model: LanguageModel, text: LmText, grid: Grid, n_tokens: int = 20_
     model.eval()
     table = _layer_divergences(model, text, grid, n_tokens, seed)
     if grid.level == "node":
-        fisher = fisher_diagonal(model, text, n_tokens, seed)
-        for name, weight in named_weights(model).items():
-            shares = _second_order(weight, fisher[name], grid)
-            total = shares.sum(0)
-            shares = torch.where(total > 0, shares / total.clamp_min(1e-300), 1.0 / len(shares))
+        for name, rows in row_divergences(model, text, grid, n_tokens, seed).items():
+            total = rows.sum(0)
+            shares = torch.where(total > 0, rows / total.clamp_min(1e-300), 1.0 / len(rows))
             table[name] = shares * table[name]
     model.train(was_training)
     return Costs("kl", grid, table)
@@ -90,25 +87,23 @@ def quantized_weight(weight: Tensor, quantized: Quantized) -> Iterator[None]:
             weight.copy_(kept)
 
 
-def fisher_diagonal(model: LanguageModel, text: LmText, n_tokens: int, seed: int = 0) -> dict[str, Tensor]:
-    """Diagonal of the Fisher information, summed over the units of the sample, by weight name.
+def row_divergences(model: LanguageModel, text: LmText, grid: Grid, n_tokens: int, seed: int = 0) -> dict[str, Tensor]:
+    """Second-order divergence of rounding one row w alone: (rows, candidates) float64, by weight name.
 
-    F_j = Σ_t E_w~p(.|h_t) [ (d ln p(w | h_t) / d Θ_j)^2 ]. With targets drawn from the model the gradients of
-    different units are uncorrelated and of mean zero, so the squared gradient of a small batch's summed loss is an
-    unbiased sample: one backward pass a batch serves all rows and all bits (Kunstner et al. 2019, section 2).
+    Ω(n) ~ 1/2 δ' F δ = 1/2 Σ_t E_y~p(.|h_t) [ (d ln p(y | h_t) / dw · δ)^2 ],  δ = f_n(w) - w,  F Fisher's information
+
+    With targets drawn from the model, the gradients of different units are uncorrelated and of mean zero, so the
+    squared product of δ with the gradient of a small batch's summed loss is an unbiased sample of the sum over its
+    units: one backward pass a batch serves all rows and all bits.
     """
     weights = named_weights(model)
+    rounded = {(name, n): project(w, grid.precision(n)) for name, w in weights.items() for n in grid.candidates}
+    totals = {name: torch.zeros(len(w), len(grid.candidates), dtype=torch.float64) for name, w in weights.items()}
     generator = torch.Generator().manual_seed(seed)
-    fisher = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     for batch in progress(sample(model, text, n_tokens, FISHER_TOKENS, seed), what="Fisher information"):
         gradients = torch.autograd.grad(sampled_loss(model, batch, generator), list(weights.values()))
-        for name, gradient in zip(weights, gradients, strict=True):
-            fisher[name] += gradient.square()
-    return fisher
-
-
-@torch.no_grad()
-def _second_order(weight: Tensor, fisher: Tensor, grid: Grid) -> Tensor:
-    """Σ_j F_j (f_n(w_j) - w_j)^2 / 2 of every row: (rows, candidates) float64."""
-    errors = [project(weight, grid.precision(n)).dequantize() - weight for n in grid.candidates]
-    return torch.stack([(fisher * error.square()).double().sum(1).cpu() / 2 for error in errors], 1)
+        for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
+            for column, n_bits in enumerate(grid.candidates):
+                error = rounded[name, n_bits].dequantize() - weight.detach()
+                totals[name][:, column] += torch.linalg.vecdot(error, gradient).double().square().cpu() / 2
+    return totals

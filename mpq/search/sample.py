@@ -33,8 +33,7 @@ def mean_loss(model: LanguageModel, batch: LmBatch) -> Tensor:
 
 
 def sampled_loss(model: LanguageModel, batch: LmBatch, generator: torch.Generator) -> Tensor:
-    """Summed cross entropy of units drawn from the model's own predictions: its squared gradient is the Fisher
-    information."""
+    """Summed cross entropy of units drawn from the model's own predictions, a scalar."""
     logits: Tensor = model(batch.inputs, batch.mask)
     drawn = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=generator).squeeze(1)
     return F.cross_entropy(logits, drawn.to(logits.device), reduction="sum")
