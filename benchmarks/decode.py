@@ -42,7 +42,7 @@ def main() -> None:
     model = load_am(args.exp / "am" / "model.mpq").eval()
     features = FeatureSet(args.exp / "features" / args.set / "cuts.jsonl.gz")
     step = max(1, len(features) // args.utts)
-    batches = [features.batch([index]) for index in range(0, len(features), step)][:args.utts]
+    batches = [features.batch([index]) for index in range(0, len(features), step)][: args.utts]
     audio = sum(int(batch.lengths[0]) for batch in batches) / 100
 
     begin = time.process_time()
@@ -57,19 +57,35 @@ def main() -> None:
     peer = time.process_time() - begin
 
     references = [batch.texts[0].split() for batch in batches]
-    errors = [[kaldialign.edit_distance(ref, hyp.text.split())["total"] for hyp in result.nbest.hyps]
-              for ref, result in zip(references, results, strict=True)]
-    peer_errors = sum(kaldialign.edit_distance(ref, [words.words[w] for w in hyp])["total"]
-                      for ref, hyp in zip(references, peer_words, strict=True))
+    errors = [
+        [kaldialign.edit_distance(ref, hyp.text.split())["total"] for hyp in result.nbest.hyps]
+        for ref, result in zip(references, results, strict=True)
+    ]
+    peer_errors = sum(
+        kaldialign.edit_distance(ref, [words.words[w] for w in hyp])["total"]
+        for ref, hyp in zip(references, peer_words, strict=True)
+    )
     n_words = sum(map(len, references))
-    print(json.dumps({
-        "benchmark": "decode", "utts": len(batches), "audio_seconds": round(audio), "beam": args.beam,
-        "lattice_beam": args.lattice_beam, "acoustic_scale": args.acoustic_scale,
-        "times_real_time": round(audio / (forward + search)), "forward_times_real_time": round(audio / forward),
-        "search_times_real_time": round(audio / search), "peer_search_times_real_time": round(audio / peer),
-        "wer": round(100 * sum(e[0] for e in errors) / n_words, 2), "peer_wer": round(100 * peer_errors / n_words, 2),
-        "oracle_wer": round(100 * sum(map(min, errors)) / n_words, 2),
-        "hyps_per_utt": round(sum(map(len, errors)) / len(batches), 1)}))
+    print(
+        json.dumps(
+            {
+                "benchmark": "decode",
+                "utts": len(batches),
+                "audio_seconds": round(audio),
+                "beam": args.beam,
+                "lattice_beam": args.lattice_beam,
+                "acoustic_scale": args.acoustic_scale,
+                "times_real_time": round(audio / (forward + search)),
+                "forward_times_real_time": round(audio / forward),
+                "search_times_real_time": round(audio / search),
+                "peer_search_times_real_time": round(audio / peer),
+                "wer": round(100 * sum(e[0] for e in errors) / n_words, 2),
+                "peer_wer": round(100 * peer_errors / n_words, 2),
+                "oracle_wer": round(100 * sum(map(min, errors)) / n_words, 2),
+                "hyps_per_utt": round(sum(map(len, errors)) / len(batches), 1),
+            }
+        )
+    )
 
 
 def one_best(graph: object, scores: object, beam: float) -> list[int]:

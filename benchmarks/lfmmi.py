@@ -52,7 +52,7 @@ def arc_by_arc(log_probs: Tensor, graph: Fsa) -> Tensor:
 def seconds(score: Callable[[Tensor], Tensor], log_probs: Tensor, repeats: int) -> tuple[float, Tensor]:
     """Shortest CPU time of score and gradient, and the scores."""
     times, value = [], torch.zeros(0)
-    for _ in range(repeats + 1):                      # the first one fills caches
+    for _ in range(repeats + 1):  # the first one fills caches
         leaf = log_probs.clone().requires_grad_()
         begin = time.process_time()
         value = score(leaf)
@@ -69,9 +69,17 @@ def measure(n_states: int, n_arcs: int, n_frames: int, repeats: int) -> dict[str
     graph = random_graph(n_states, n_arcs)
     ours, value = seconds(lambda x: total_score(x, lengths, graph), log_probs, repeats)
     peer, expected = seconds(lambda x: arc_by_arc(x, graph), log_probs, repeats)
-    return {"benchmark": "lfmmi", "utts": N_UTTS, "frames": n_frames, "states": n_states, "arcs": n_arcs,
-            "seconds": round(ours, 4), "peer_seconds": round(peer, 4), "speedup": round(peer / ours, 1),
-            "relative_difference": float(((value - expected) / expected).abs().max())}
+    return {
+        "benchmark": "lfmmi",
+        "utts": N_UTTS,
+        "frames": n_frames,
+        "states": n_states,
+        "arcs": n_arcs,
+        "seconds": round(ours, 4),
+        "peer_seconds": round(peer, 4),
+        "speedup": round(peer / ours, 1),
+        "relative_difference": float(((value - expected) / expected).abs().max()),
+    }
 
 
 def main() -> None:

@@ -32,7 +32,9 @@ def exp(tmp_path: Path) -> Path:
     save_lm(tmp_path / "lm/lstm/model.mpq", model, tokenizer, extra={"perplexity": 4.5})
     plan = uniform_plan(model, 2)
     quantized = quantize_model(model, plan)
-    save_lm(tmp_path / "quant/lstm-2bit/model.mpq", quantized, tokenizer, plan, extra={"perplexity": 4.75, "train": "none"})
+    save_lm(
+        tmp_path / "quant/lstm-2bit/model.mpq", quantized, tokenizer, plan, extra={"perplexity": 4.75, "train": "none"}
+    )
     for set_name in ("dev", "test"):
         write_text(tmp_path / "data" / set_name / "text", REF)
         lists = [NBest(u, [Hyp("a x c x", -1.0, -1.0), Hyp("a b c x", -2.0, -1.0)]) for u in REF]
