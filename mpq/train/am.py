@@ -50,6 +50,15 @@ class AmConfig:
     max_frames: int = 10000
     augment: bool = True
 
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.ctc_part <= 1.0:
+            raise BadInput(f"ctc_part: {self.ctc_part} must be between 0 and 1")
+        for name in ("phone_order", "max_frames"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"{name}: {getattr(self, name)} must be at least 1")
+        if self.den_scale < 0.0:
+            raise BadInput(f"den_scale: {self.den_scale} must be at least 0")
+
 
 class AmTask:
     """The task for `mpq.train.loop.fit`.

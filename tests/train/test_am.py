@@ -152,3 +152,17 @@ def test_the_model_is_seeded(features: Path) -> None:
     first, second = (task.model for task in tasks)
     assert isinstance(first, Tdnn)
     assert all(torch.equal(p, q) for p, q in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"ctc_part": 1.5}, "ctc_part: 1.5 must be between"),
+        ({"phone_order": 0}, "phone_order: 0 must be at least 1"),
+        ({"max_frames": 0}, "max_frames: 0 must be at least 1"),
+        ({"den_scale": -1.0}, "den_scale: -1.0 must be at least 0"),
+    ],
+)
+def test_bad_options(options: dict[str, float], says: str) -> None:
+    with pytest.raises(BadInput, match=says):
+        AmConfig(**options)  # type: ignore[arg-type]
