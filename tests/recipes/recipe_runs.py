@@ -1,0 +1,143 @@
+"""Recipes run as a user runs them, each in an experiment folder of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpq.io import read_jsonl
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN_SECONDS = 1500  # longest that one run may take on a busy machine
+END_SECONDS = 60  # longest that processes may outlive a killed runner
+PLAIN = ("git", "seconds")  # what two equal runs differ in
+SYSTEMS = [
+    *(f"lstm-{n_bits}bit" for n_bits in (8, 4, 2, 1)),
+    *(f"transformer-{n_bits}bit" for n_bits in (4, 2)),
+    *(f"lstm-{n_bits}bit-rounded" for n_bits in (2, 1)),
+]
+
+Row = dict[str, Any]
+
+
+class Recipe:
+    """``./run.sh NAME --smoke --exp-dir EXP --nj 2`` of a checkout, with the environment of the tests."""
+
+    def __init__(self, name: str, exp: Path, *words: str, root: Path = ROOT) -> None:
+        self.exp = exp
+        self.command = ["bash", str(root / "run.sh"), name, "--smoke", f"--exp-dir={exp}", "--nj", "2", *words]
+        self.env = dict(os.environ, MPQ_VENV=sys.prefix)
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Runs it to its end."""
+        command = [*self.command, *words]
+        return subprocess.run(command, env=self.env, cwd="/", capture_output=True, text=True, timeout=RUN_SECONDS)
+
+    def finish(self, *words: str) -> str:
+        """Runs it to its end, which must be a good one, and returns what it printed."""
+        done = self.run(*words)
+        assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr}"
+        return done.stdout
+
+    def kill_during(self, stage: int, seconds: float, how: str) -> bool:
+        """Starts it, kills it some time after a stage began and waits until nothing of it is left.
+
+        Args:
+            stage: its number.
+            seconds: between the beginning of the stage and the kill.
+            how: "group": the runner's process group, as `kill -9 -PGID`; "runner": only ``run.sh``;
+                "command": only the commands that it runs, as when the memory is full.
+
+        Returns:
+            Whether it still ran.
+        """
+        process = subprocess.Popen(
+            self.command,
+            env=self.env,
+            cwd="/",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        while (line := process.stdout.readline()) and f", stage {stage}:".encode() not in line:
+            pass
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        victims = [process.pid]
+        while how == "command" and process.poll() is None and not (victims := self.processes()):
+            time.sleep(0.05)  # between two steps
+        running = process.poll() is None
+        for pid in victims if running else ():
+            with suppress(ProcessLookupError):
+                (os.killpg if how == "group" else os.kill)(pid, signal.SIGKILL)
+        process.communicate(timeout=END_SECONDS)
+        deadline = time.monotonic() + END_SECONDS
+        while left := self.processes():
+            assert time.monotonic() < deadline, f"processes {left} outlive the runner"
+            time.sleep(0.1)
+        return running
+
+    def processes(self) -> list[int]:
+        """The processes of the package's commands that work in this experiment folder."""
+        found = []
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdecimal():
+                with suppress(OSError):
+                    words = (folder / "cmdline").read_bytes().split(b"\0")
+                    if any(word.endswith(b"/mpq") for word in words[:2]) and str(self.exp).encode() in b" ".join(words):
+                        found.append(int(folder.name))
+        return found
+
+    def rows(self) -> list[Row]:
+        """The results without what differs between equal runs."""
+        rows = [row for _, row in read_jsonl(self.exp / "results.jsonl")]
+        return [{key: value for key, value in row.items() if key not in PLAIN} for row in rows]
+
+    def state(self) -> dict[str, int]:
+        """Every file with the time of its last change; the lock is touched by every run."""
+        files = (path for path in self.exp.rglob("*") if path.is_file() and path.name != ".lock")
+        return {str(path.relative_to(self.exp)): path.stat().st_mtime_ns for path in files}
+
+
+def nominal_bits(system: str) -> int:
+    """2 of "lstm-2bit-rounded"."""
+    return int(system.split("-")[1].removesuffix("bit"))
+
+
+def check_results(recipe: Recipe, quantized: Sequence[str], words: int) -> None:
+    """Report files, and in the results every system on both sets with plausible figures.
+
+    Args:
+        recipe: one that has run.
+        quantized: names of the quantized systems.
+        words: of the test set's references.
+    """
+    for name in ("RESULTS.md", "report.html", "size_wer.png", "results.jsonl"):
+        assert (recipe.exp / name).stat().st_size > 500, name
+    page = (recipe.exp / "report.html").read_text()
+    systems = ["first-pass", "oracle", "lstm", "transformer", *quantized]
+    rows = {(row["system"], row["set"]): row for row in recipe.rows()}
+    assert sorted(rows) == sorted((system, name) for system in systems for name in ("dev", "test"))
+    table = (recipe.exp / "RESULTS.md").read_text()
+    for system in systems:
+        row = rows[system, "test"]
+        assert row["words"] == words
+        assert row["wer"] == pytest.approx(100 * row["errors"] / words, abs=1e-3)
+        assert row["wer"] >= rows["oracle", "test"]["wer"]
+        assert f"| {system} |" in table and system in page
+    for system in quantized:
+        row, parent = rows[system, "test"], rows[system.split("-")[0], "test"]
+        assert parent["bits"] == 32 and row["bits"] == pytest.approx(nominal_bits(system), abs=0.5)
+        assert row["ratio"] == pytest.approx(parent["bytes"] / row["bytes"], abs=1e-3)
+        assert row["perplexity"] > 1 and 0 <= row["p_float32"] <= 1
+        assert row["bytes"] == (recipe.exp / "quant" / system / "model.mpq").stat().st_size
