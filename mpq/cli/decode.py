@@ -48,8 +48,15 @@ def run(args: Namespace) -> None:
     started = time.monotonic()
     lang = Path(args.lang)
     config = DecoderConfig(**{name: args[name] for name in DecoderConfig.__dataclass_fields__})
-    model = load_am(args.am, read_lexicon(lang).phones)
-    decoder = Decoder(load_graph(lang), read_arpa(lang / "lm.arpa"), read_symbols(lang / "words.txt"), config)
+    lexicon, words = read_lexicon(lang), read_symbols(lang / "words.txt")
+    missing = [word for word in lexicon.words if word not in words.ids]
+    if missing:
+        raise BadInput(
+            f"{lang / 'words.txt'}: lacks {len(missing)} of the {len(lexicon)} words of lexicon.txt, such as "
+            f"{missing[0]!r}; the files of a lang folder belong together: run mpq lang again"
+        )
+    model = load_am(args.am, lexicon.phones)
+    decoder = Decoder(load_graph(lang), read_arpa(lang / "lm.arpa"), words, config)
     features = FeatureSet(args.features)
     inputs = [args.am, args.features, *(lang / name for name in (GRAPH_NAME, "lm.arpa", "words.txt"))]
     key = [config, [sha256_file(path) for path in inputs]]

@@ -5,8 +5,8 @@ Reads   a float model from `mpq train-lm` (its units beside it); held-out text (
 Writes  OUT.yaml, a plan for `mpq quantize --plan`; with --costs the measured sensitivities, which then serve any other
         budget at once; for nas checkpoints and logs in OUT.search/ (a killed search continues there).
 
---method kl       divergence of the predictions when one matrix is rounded; rows share their matrix's by Fisher
-                  information
+--method kl       divergence of the predictions when one matrix is rounded; rows share their matrix's
+                  by Fisher information
 --method hessian  trace of the loss's Hessian times squared rounding error
 --method nas      architecture search: probabilities of bits, learned with the weights (layer level only)
 --method uniform  the same bits everywhere; --method random: random sensitivities; --method rule: squared rounding

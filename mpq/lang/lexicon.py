@@ -102,7 +102,7 @@ def read_lexicon(folder: PathLike) -> Lexicon:
 
 
 def read_dictionary(path: PathLike, lower: bool = True) -> Pronunciations:
-    """Read `word phone phone ...` lines: Kaldi's lexicon.txt, CMUdict, or AN4's an4.dic.
+    """Read `word phone phone ...` lines: Kaldi's lexicon.txt, CMUdict, or Sphinx's .dic files.
 
     Stress marks of ARPAbet vowels (`AH0`) and the numbers of variants (`word(2)`) are removed; `#` or `;;;`
     begins a comment.

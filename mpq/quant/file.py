@@ -126,6 +126,11 @@ def save_model(
         "extra": dict(extra or {}),
         "shapes": shapes,
     }
+    _write(path, tensors, content)
+
+
+def _write(path: PathLike, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
+    """Write tensors and metadata, and put the digest of the whole in its place."""
     metadata = {"mpq": json.dumps(content, separators=(",", ":"), allow_nan=False)}
     data = safetensors.torch.save({n: t.cpu().contiguous() for n, t in tensors.items()}, metadata)
     start, end = _digest_place(data)

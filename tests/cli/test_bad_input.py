@@ -9,6 +9,7 @@ import pytest
 
 from mpq.cli.main import main
 from mpq.io import Hyp, NBest, write_nbest
+from mpq.lang.lexicon import Lexicon
 
 TEXT = "u1 the king went up\nu2 the people went down\n"
 
@@ -84,3 +85,13 @@ def test_an_empty_configuration_is_none(folder: Path, capsys: pytest.CaptureFixt
     for words in ("--config no.yaml", "--config=no.yaml"):
         assert main(shlex.split(f"score --ref ref --hyp hyp {words}")) == 0
     assert capsys.readouterr().out.count("%WER 0.00") == 2
+
+
+def test_a_word_list_that_is_not_of_its_lang_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Lexicon({"king": [["K", "IH", "NG"]], "went": [["W", "EH", "N", "T"]]}).write(folder / "lang")
+    words = folder / "lang" / "words.txt"
+    words.write_text("".join(words.read_text().splitlines(keepends=True)[:2]))
+    assert main(shlex.split("decode --am am.mpq --features cuts.jsonl.gz --lang lang --out out")) == 2
+    error = capsys.readouterr().err
+    assert "lang/words.txt: lacks 1 of the 2 words of lexicon.txt, such as 'went'" in error
+    assert not (folder / "out").exists()
