@@ -1,0 +1,67 @@
+"""The recipe an4 on the real corpus, and what it says of a corpus that is missing, wrong or damaged."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mpq.io import read_text
+from tests.recipes.recipe_runs import SYSTEMS, Recipe, check_results
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+
+def test_smoke_run_on_real_speech(an4_dir: Path, tmp_path: Path) -> None:
+    recipe = Recipe("an4", tmp_path / "exp", "--corpus-dir", str(an4_dir))
+    recipe.finish()
+    refs = read_text(recipe.exp / "data" / "test" / "text")
+    check_results(recipe, SYSTEMS, words=sum(map(len, refs.values())))
+    assert len(refs) == 22
+
+
+def fails(recipe: Recipe, *said: str) -> None:
+    """The recipe ends with status 2 and one line on stderr that says all this; no manifest is written."""
+    failed = recipe.run("--stop-stage", "1")
+    assert failed.returncode == 2, failed.stdout + failed.stderr
+    assert failed.stderr.count("\n") == 1 and failed.stderr.startswith("an4: error: ")
+    assert "Traceback" not in failed.stdout + failed.stderr
+    for words in said:
+        assert words in failed.stderr
+    assert not [path for path in recipe.exp.rglob("data/*") if path.is_file()]
+
+
+def test_no_corpus_dir(tmp_path: Path) -> None:
+    recipe = Recipe("an4", tmp_path / "exp")
+    recipe.env["MPQ_VENV"] = "/no/such/venv"  # told before the environment is made
+    fails(recipe, "--corpus-dir is needed: the folder of AN4 that holds etc/ and wav/")
+    assert not recipe.exp.exists()
+
+
+def test_wrong_folder(tmp_path: Path) -> None:
+    (tmp_path / "music").mkdir()
+    recipe = Recipe("an4", tmp_path / "exp", "--corpus-dir", str(tmp_path / "music"))
+    fails(recipe, f"{tmp_path}/music", "etc/an4_train.")
+
+
+@pytest.fixture
+def broken_an4(an4_dir: Path, tmp_path: Path) -> Path:
+    """AN4 as links, with one truncated file, one file of another kind and one that is gone."""
+    corpus = tmp_path / "an4"
+    shutil.copytree(an4_dir, corpus, copy_function=os.symlink)
+    names = (corpus / "etc" / "an4_train.fileids").read_text().split()
+    truncated, other, gone = (corpus / "wav" / f"{names[index]}.flac" for index in (0, 6, 12))
+    data = truncated.read_bytes()
+    for path in (truncated, other, gone):
+        path.unlink()
+    truncated.write_bytes(data[: len(data) // 2])
+    other.write_bytes(b"ID3" + bytes(2000))
+    return corpus
+
+
+def test_broken_audio(broken_an4: Path, tmp_path: Path) -> None:
+    names = (broken_an4 / "etc" / "an4_train.fileids").read_text().split()
+    recipe = Recipe("an4", tmp_path / "exp", "--corpus-dir", str(broken_an4))
+    fails(recipe, "stage 1: prepare failed with status 2", *(Path(names[index]).name for index in (0, 6, 12)))
