@@ -138,14 +138,15 @@ class Attention(nn.Module):
         self.query, self.key = nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.value, self.out = nn.Linear(dim, dim), nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, angles: Tensor, mask: Tensor) -> Tensor:
-        """`angles` (T, C / heads / 2) are the positions'; `mask` (T, T) is added to the scores."""
+    def forward(self, x: Tensor, turns: Tensor, mask: Tensor) -> Tensor:
+        """`turns` (2, T, C / heads / 2) are the positions'; `mask` (T, T) is added to the scores."""
         n, t, c = x.shape
         q, k, v = (
-            self.exact(layer(x)).view(n, t, self.heads, c // self.heads).transpose(1, 2)
+            layer(x).view(n, t, self.heads, c // self.heads).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
         )
-        scores = rotate(q, angles) @ rotate(k, angles).transpose(2, 3) * (c // self.heads) ** -0.5
+        q, k, v = self.exact(rotate(q, turns)), self.exact(rotate(k, turns)), self.exact(v)
+        scores = q @ k.transpose(2, 3) * (c // self.heads) ** -0.5
         attended = (scores + mask).softmax(-1).to(v.dtype) @ v
         out: Tensor = self.out(attended.transpose(1, 2).reshape(n, t, c).to(x.dtype))
         return out
@@ -159,16 +160,19 @@ class Attention(nn.Module):
         return x.double() if isinstance(self.out, QuantModule) and self.out.a_bits == 8 else x
 
 
-def rotary_angles(length: int, dim: int, device: torch.device) -> Tensor:
-    """Angle of position t and pair i, t / 10000^(2i/dim): (length, dim / 2)."""
+def rotary_turns(length: int, dim: int, device: torch.device) -> Tensor:
+    """Cosine and sine of the angle t / 10000^(2i/dim) of position t and pair i: (2, length, dim / 2).
+
+    By way of double, since a vectorized float cosine has other last bits at other places of a tensor.
+    """
     rates = 10000.0 ** (-torch.arange(0, dim, 2, device=device) / dim)
-    return torch.arange(length, device=device)[:, None] * rates
+    angles = (torch.arange(length, device=device)[:, None] * rates).double()
+    return torch.stack([angles.cos(), angles.sin()]).float()
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turns the pairs (x[i], x[i + C/2]) of `x` (..., T, C) by `angles` (T, C / 2)."""
-    angles = angles.to(torch.promote_types(x.dtype, angles.dtype))
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Turns the pairs (x[i], x[i + C/2]) of `x` (..., T, C) by `turns` (2, T, C / 2)."""
+    cos, sin = turns.to(x.dtype)
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
@@ -184,8 +188,8 @@ class Block(nn.Module):
         self.contract = nn.Linear(config.dim_ff, config.dim)
         self.dropout = SentenceDropout(config.dropout)
 
-    def forward(self, x: Tensor, angles: Tensor, mask: Tensor) -> Tensor:
-        x = x + self.dropout(self.attention(self.norm1(x), angles, mask))
+    def forward(self, x: Tensor, turns: Tensor, mask: Tensor) -> Tensor:
+        x = x + self.dropout(self.attention(self.norm1(x), turns, mask))
         x = x + self.dropout(self.contract(F.gelu(self.expand(self.norm2(x)), approximate="tanh")))
         return x
 
@@ -215,11 +219,11 @@ class TransformerLm(LanguageModel):
 
     def hidden(self, tokens: Tensor) -> Tensor:
         length = tokens.shape[1]
-        angles = rotary_angles(length, self.config.dim // self.config.heads, tokens.device)
+        turns = rotary_turns(length, self.config.dim // self.config.heads, tokens.device)
         mask = torch.full((length, length), -math.inf, device=tokens.device).triu(1)
         x = self.dropout(self.embedding(tokens))
         for block in self.blocks:
-            x = block(x, angles, mask)
+            x = block(x, turns, mask)
         normed: Tensor = self.norm(x)
         return normed
 

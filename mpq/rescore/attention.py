@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpq.lm import TransformerLm
-from mpq.lm.model import Attention, Block, rotary_angles, rotate
+from mpq.lm.model import Attention, Block, rotary_turns, rotate
 from mpq.rescore.forest import Forest, Ids
 
 QUERIES = 32  # nodes of a run
@@ -55,31 +55,31 @@ def transformer_hidden(model: TransformerLm, forest: Forest) -> Tensor:
     device = model.device
     runs = Runs(*(tensor.to(device) for tensor in make_runs(forest, QUERIES)))
     depth = torch.from_numpy(forest.depth).to(device)
-    angles = rotary_angles(forest.height, model.config.dim // model.config.heads, device)[depth]
+    turns = rotary_turns(forest.height, model.config.dim // model.config.heads, device)[:, depth]
     x = model.embedding(torch.from_numpy(forest.token).to(device))
     for block in model.blocks:
         if not isinstance(block, Block):
             raise TypeError(f"{type(block).__name__}: expected a Block of mpq.lm")
-        x = _block(block, x, angles, runs)
+        x = _block(block, x, turns, runs)
     normed: Tensor = model.norm(x)
     return normed
 
 
-def _block(block: Block, x: Tensor, angles: Tensor, runs: Runs) -> Tensor:
+def _block(block: Block, x: Tensor, turns: Tensor, runs: Runs) -> Tensor:
     """`Block` on the nodes of a forest, (N, C) -> (N, C)."""
-    x = x + _attend(block.attention, block.norm1(x), angles, runs)
+    x = x + _attend(block.attention, block.norm1(x), turns, runs)
     forward: Tensor = block.contract(F.gelu(block.expand(block.norm2(x)), approximate="tanh"))
     return x + forward
 
 
-def _attend(attention: Attention, x: Tensor, angles: Tensor, runs: Runs) -> Tensor:
-    """`Attention` among ancestors, (N, C) -> (N, C); `angles` (N, C / heads / 2)."""
+def _attend(attention: Attention, x: Tensor, turns: Tensor, runs: Runs) -> Tensor:
+    """`Attention` among ancestors, (N, C) -> (N, C); `turns` (2, N, C / heads / 2)."""
     n, c = x.shape
     n_runs, _, n_queries, _ = runs.mask.shape
     shape = (n, attention.heads, c // attention.heads)
-    q, k, v = (attention.exact(layer(x)) for layer in (attention.query, attention.key, attention.value))
-    q = rotate(q.view(shape).transpose(0, 1), angles)  # (H, N, C / H)
-    k = rotate(k.view(shape).transpose(0, 1), angles)
+    q = attention.exact(rotate(attention.query(x).view(shape).transpose(0, 1), turns))  # (H, N, C / H)
+    k = attention.exact(rotate(attention.key(x).view(shape).transpose(0, 1), turns))
+    v = attention.exact(attention.value(x))
     q = F.pad(q, (0, 0, 0, n_runs * n_queries - n))
     q = q.view(attention.heads, n_runs, n_queries, -1).transpose(0, 1)
     k = k[:, runs.keys].transpose(0, 1)  # (R, H, K, C / H)

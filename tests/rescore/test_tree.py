@@ -97,7 +97,7 @@ class Meter(TorchDispatchMode):
 
 @pytest.mark.parametrize("mb", [1.5, 2.0, 5.0])
 def test_memory_stays_within_the_budget(any_lm: LanguageModel, units: Tokenizer, mb: float) -> None:
-    nbests = [made_up_list("huge", 400, 40, seed=4), *ODD, made_up_list("u", 20, 5, seed=5)]
+    nbests = [made_up_list("huge", 200, 30, seed=4), *ODD, made_up_list("u", 20, 5, seed=5)]
     lists = [[units.encode(hyp.text) for hyp in nbest.hyps] for nbest in nbests]
     forest, _ = prefix_forest(lists, units.eos, [[units.bos]] * len(lists))
     whole = score_edges(any_lm, forest, Budget.of_mb(1000))
