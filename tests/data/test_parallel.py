@@ -55,7 +55,8 @@ def test_workers_end_when_the_parent_is_killed() -> None:
     program = (
         "import os, time\n"
         "from mpq.data.parallel import map_processes\n"
-        "def work(n):\n    print(os.getpid(), flush=True); time.sleep(60)\n"
+        # one write a line: `print` may take two, and the two workers share the pipe
+        "def work(n):\n    os.write(1, b'%d\\n' % os.getpid()); time.sleep(60)\n"
         "list(map_processes(work, range(4), 2))\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
