@@ -1,12 +1,18 @@
 """Collect word error rates, significance and sizes of every system of an experiment.
 
-Reads   EXP/data/{dev,test}/text (references), EXP/decode/*/nbest.jsonl.gz (for the oracle), and for every folder
-        EXP/rescore/SYSTEM its hyp-{dev,test}.txt and the model EXP/lm/SYSTEM/model.mpq or EXP/quant/SYSTEM/model.mpq;
+Reads   EXP/data/SET/text (references), EXP/decode/SET/nbest.jsonl.gz (for the oracle), and for every folder
+        EXP/rescore/SYSTEM its hyp-SET.txt and the model EXP/lm/SYSTEM/model.mpq or EXP/quant/SYSTEM/model.mpq;
         the folder without a model is the first pass.
-Writes  EXP/results.jsonl, one record for each system and set; `mpq report` makes table, plot and page of it.
+        With --systems DIR, DIR/rescore/SYSTEM and DIR/quant/SYSTEM are looked at before those of EXP.
+Writes  EXP/results.jsonl (DIR/results.jsonl), one record for each system and set; `mpq report` makes table, plot and
+        page of it.
 
-Example:
+--rows FILE names the systems of the table, in its order, a JSON line each: {"system": "lstm-kl-2", "seed": 1,
+"columns": {"Train min": 2.5}}; seed and columns may be left out.
+
+Examples:
   mpq results exp --seed 0
+  mpq results exp --systems exp/table-lm --rows exp/table-lm/rows.jsonl
 """
 
 from __future__ import annotations
@@ -23,8 +29,12 @@ if TYPE_CHECKING:
     from mpq.score.records import ResultRecord
     from mpq.score.wer import Texts
 
-SETS = ("dev", "test")
 FLOAT_BITS = 32.0
+BASELINES = ("random", "rule")
+PLOT_LINES = {
+    "admm": "ADMM",
+    "none": "only rounded",
+}  # of the same bits everywhere, by training; ste is the family's own
 
 
 @dataclass
@@ -35,16 +45,29 @@ class System:
     hyps: dict[str, Texts]
     model: ModelFile | None
     seconds: float | None
+    notes: dict[str, Any]
 
     @property
     def family(self) -> str | None:
         """Architecture of the language model."""
         return self.model.arch if self.model else None
 
+    @property
+    def line(self) -> str | None:
+        """Its line of the plot, where that is not the family's."""
+        if self.model is None or _bits(self.model) == FLOAT_BITS:
+            return None
+        method, train = self.model.plan.method, str(self.model.extra.get("train"))
+        kind = PLOT_LINES.get(train) if method == "uniform" else "random, rule" if method in BASELINES else "mixed"
+        return f"{self.family}, {kind}" if kind else None
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``mpq results``."""
     parser.add_argument("exp", type=str, metavar="EXP", help="folder of the experiment")
+    parser.add_argument("--sets", type=str, default="dev,test", metavar="LIST", help="sets; tuned on the first")
+    parser.add_argument("--systems", type=str, metavar="DIR", help="more rescore/ and quant/; takes results.jsonl")
+    parser.add_argument("--rows", type=str, metavar="JSONL", help="the systems of the table (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="seed that the systems were trained with, noted down")
 
 
@@ -54,33 +77,57 @@ def run(args: Namespace) -> None:
     from mpq.score.records import write_results
 
     exp = Path(args.exp)
-    refs = {name: read_text(exp / "data" / name / "text") for name in SETS}
-    systems = _systems(exp)
-    notes = {"git": _git_id(), "seed": args.seed}
-    records = [record for name in SETS for record in _records(exp, name, refs[name], systems, notes)]
-    write_results(exp / "results.jsonl", records)
-    best = min((r for r in records if r.set == "test" and r.role != "oracle"), key=lambda r: r.wer)
+    out = Path(args.systems or exp)
+    sets = [name.strip() for name in args.sets.split(",")]
+    refs = {name: read_text(exp / "data" / name / "text") for name in sets}
+    git = {"git": _git_id()}
+    systems = _systems(exp, out, sets, _rows(args.rows), {"seed": args.seed, **git})
+    records = [record for name in sets for record in _records(exp, name, refs[name], systems, git)]
+    write_results(out / "results.jsonl", records)
+    best = min((r for r in records if r.set == sets[-1] and r.role != "oracle"), key=lambda r: r.wer)
     print(
-        f"results: {len(systems)} systems on {' and '.join(SETS)}; best on test: "
-        f"{best.system} {best.wer:.2f} %: {exp / 'results.jsonl'}"
+        f"results: {len(systems)} systems on {' and '.join(sets)}; best on {best.set}: "
+        f"{best.system} {best.wer:.2f} %: {out / 'results.jsonl'}"
     )
 
 
-def _systems(exp: Path) -> list[System]:
-    """Every folder of EXP/rescore, the first pass first, float systems before their quantized versions."""
+def _rows(path: str | None) -> dict[str, dict[str, Any]]:
+    """What --rows says of each system, by name; nothing without it."""
+    from mpq.io import BadInput, read_jsonl
+
+    rows = {}
+    for number, row in read_jsonl(path) if path else ():
+        name, unknown = row.pop("system", None), row.keys() - {"seed", "columns"}
+        if not isinstance(name, str) or name in rows or unknown:
+            wrong = f"unknown key {min(unknown)!r}" if unknown else f"system {name!r}"
+            raise BadInput(
+                f'{path}:{number}: {wrong}; expected {{"system": NAME, "seed": N, "columns": {{...}}}}, once'
+            )
+        rows[name] = {"extra" if key == "columns" else key: value for key, value in row.items()}
+    return rows
+
+
+def _systems(
+    exp: Path, out: Path, sets: list[str], rows: dict[str, dict[str, Any]], notes: dict[str, Any]
+) -> list[System]:
+    """Those of the rows; without rows every folder of rescore/, float systems before their quantized versions."""
     from mpq.io import BadInput, read_text, read_yaml
     from mpq.quant import read_model_file
 
     systems = []
-    for folder in sorted((exp / "rescore").glob("*/")):
-        models = [path for part in ("lm", "quant") if (path := exp / part / folder.name / "model.mpq").exists()]
+    for name in rows or sorted(folder.name for folder in (out / "rescore").glob("*/")):
+        folder = next(
+            (path for root in (out, exp) if (path := root / "rescore" / name).is_dir()), out / "rescore" / name
+        )
+        places = [out / "quant", exp / "lm", exp / "quant"]
+        models = [path for place in places if (path := place / name / "model.mpq").exists()]
         model = read_model_file(models[0]) if models else None
-        hyps: dict[str, Texts] = {name: read_text(folder / f"hyp-{name}.txt") for name in SETS}
+        hyps: dict[str, Texts] = {set_name: read_text(folder / f"hyp-{set_name}.txt") for set_name in sets}
         seconds = read_yaml(folder / "weights.yaml").get("seconds")
-        systems.append(System(folder.name, hyps, model, seconds))
+        systems.append(System(name, hyps, model, seconds, notes | rows.get(name, {})))
     if sum(system.model is None for system in systems) != 1:
-        raise BadInput(f"{exp / 'rescore'}: expected one system without a model, the first pass; run stage 9 again")
-    return sorted(systems, key=lambda s: (s.family or "", -_bits(s.model), s.name))
+        raise BadInput(f"{out / 'rescore'}: expected one system without a model, the first pass; run stage 9 again")
+    return systems if rows else sorted(systems, key=lambda s: (s.family or "", -_bits(s.model), s.name))
 
 
 def _bits(model: ModelFile | None) -> float:
@@ -88,7 +135,7 @@ def _bits(model: ModelFile | None) -> float:
 
 
 def _records(
-    exp: Path, set_name: str, ref: Texts, systems: list[System], notes: dict[str, Any]
+    exp: Path, set_name: str, ref: Texts, systems: list[System], git: dict[str, Any]
 ) -> Iterator[ResultRecord]:
     """The records of one set: the first pass, the oracle, then every language model."""
     from mpq.io import read_nbest
@@ -97,19 +144,26 @@ def _records(
 
     floats = {s.family: s for s in systems if s.model and _bits(s.model) == FLOAT_BITS}
     first = next(s for s in systems if s.model is None)
-    yield _record(first, set_name, ref, None, None, notes)
+    yield _record(first, set_name, ref, None, None)
     best = oracle(read_nbest(exp / "decode" / set_name / "nbest.jsonl.gz"), ref)
     wer = round(best.rate, 3)
     yield ResultRecord(
-        system="oracle", set=set_name, words=best.words, errors=best.errors, wer=wer, role=ORACLE, **notes
+        system="oracle",
+        set=set_name,
+        words=best.words,
+        errors=best.errors,
+        wer=wer,
+        role=ORACLE,
+        seed=first.notes["seed"],
+        **git,
     )
     for system in systems:
         if system.model:
-            yield _record(system, set_name, ref, floats.get(system.family), first, notes)
+            yield _record(system, set_name, ref, floats.get(system.family), first)
 
 
 def _record(
-    system: System, set_name: str, ref: Texts, float_system: System | None, first: System | None, notes: dict[str, Any]
+    system: System, set_name: str, ref: Texts, float_system: System | None, first: System | None
 ) -> ResultRecord:
     """Errors of one system, and how they compare with its float version's and the first pass's."""
     from mpq.io import hash_config
@@ -118,10 +172,10 @@ def _record(
 
     hyp, model = system.hyps[set_name], system.model
     if model is None:
-        return _score(system.name, set_name, ref, hyp, role=FIRST_PASS, **notes)
+        return _score(system.name, set_name, ref, hyp, role=FIRST_PASS, **system.notes)
     costs: dict[str, Any] = {
         "family": system.family,
-        "line": f"{system.family}, only rounded" if model.extra.get("train") == "none" else None,
+        "line": system.line,
         "bits": round(_bits(model), 4),
         "bytes": model.n_bytes,
         "perplexity": model.extra.get("perplexity"),
@@ -134,7 +188,7 @@ def _record(
             costs["p_float32"] = mapsswe(ref, hyp, float_system.hyps[set_name]).p
     if first:
         costs["p_first_pass"] = mapsswe(ref, hyp, first.hyps[set_name]).p
-    return _score(system.name, set_name, ref, hyp, role=RESCORED, **costs, **notes)
+    return _score(system.name, set_name, ref, hyp, role=RESCORED, **costs, **system.notes)
 
 
 def _score(name: str, set_name: str, ref: Texts, hyp: Texts, **more: Any) -> ResultRecord:

@@ -1,0 +1,114 @@
+# shellcheck shell=bash
+# What the recipes do alike, a function for each stage; source it after stage.sh and call them inside `if stage N`.
+# shellcheck disable=SC2154
+#
+# Taken from the recipe:
+#   exp              the experiment folder
+#   sets             what is decoded and rescored; weights are tuned on the first: (dev test)
+#   lms              language models, each with conf/NAME.yaml: (lstm transformer)
+#   systems          their quantized versions, LM-NBITbit or LM-NBITbit-rounded (rounded, not trained): (lstm-2bit ...)
+#   small_am small_lm small_dim    further options of training where --smoke is given
+
+sets=(dev test) lms=(lstm transformer) systems=()
+small_am=() small_lm=() small_dim=()
+
+# Stage 2, log-mel features of train and all sets: make_features SPEEDS
+make_features() {
+  local all=(train "${sets[@]}") names
+  names=("${all[@]/%//cuts.jsonl.gz}")
+  step features --in "${names[@]/#/$exp/data/}" --out "${names[@]/#/$exp/features/}" \
+    -- mpq features --data "$exp/data" --out "$exp/features" --speed "$1" --nj "$nj"
+}
+
+# Stage 4
+train_acoustic_model() {
+  local cuts=("$exp"/features/{train,"${sets[0]}"}/cuts.jsonl.gz)
+  step am --gpu 1 --in conf/am.yaml "${cuts[@]}" "$exp"/lang/{lexicon,phones}.txt --out "$exp/am/model.mpq" \
+    -- mpq train-am --config conf/am.yaml --train "${cuts[0]}" --dev "${cuts[1]}" \
+      --lang "$exp/lang" --out "$exp/am" --fit.seed "$seed" "${small_am[@]}"
+}
+
+# Stage 5: lattices and n-best lists
+decode_sets() {
+  local set
+  for set in "${sets[@]}"; do
+    step "$set" --in "$exp/am/model.mpq" "$exp/lang/HLG.fst" "$exp/features/$set/cuts.jsonl.gz" --out "$exp/decode/$set/nbest.jsonl.gz" \
+      -- mpq decode --am "$exp/am/model.mpq" --features "$exp/features/$set/cuts.jsonl.gz" --lang "$exp/lang" \
+        --out "$exp/decode/$set" --nj "$nj"
+  done
+}
+
+# Stage 6: train_language_models UNITS
+train_language_models() {
+  local lm
+  for lm in "${lms[@]}"; do
+    job "$lm" --gpu 1 --in "conf/$lm.yaml" "$exp"/data/lm/{train,dev}.txt "$1" --out "$exp/lm/$lm/model.mpq" \
+      -- mpq train-lm --config "conf/$lm.yaml" --train "$exp/data/lm/train.txt" --dev "$exp/data/lm/dev.txt" \
+        --tokenizer "$1" --out "$exp/lm/$lm" --fit.seed "$seed" "${small_lm[@]}" "${small_dim[@]}"
+  done
+  run_jobs
+}
+
+# Stage 8
+quantize_systems() {
+  local name model out bits
+  for name in "${systems[@]}"; do
+    model=$exp/lm/${name%%-*}/model.mpq out=$exp/quant/$name/model.mpq bits=${name#*-} bits=${bits%%bit*}
+    case "$name" in
+      *-rounded)
+        job "$name" --in "$model" "$exp/data/lm/dev.txt" --out "$out" \
+          -- mpq quantize --model "$model" --bits "$bits" --train none --dev "$exp/data/lm/dev.txt" --out "$out"
+        ;;
+      *)
+        job "$name" --gpu 1 --in conf/quantize.yaml "$model" "$exp"/data/lm/{train,dev}.txt --out "$out" \
+          -- mpq quantize --config conf/quantize.yaml --model "$model" --bits "$bits" --train ste \
+            --text "$exp/data/lm/train.txt" --dev "$exp/data/lm/dev.txt" --out "$out" --fit.seed "$seed" "${small_lm[@]}"
+        ;;
+    esac
+  done
+  run_jobs
+}
+
+# Rescores the first set, tuning the weights there, then the others with those weights: rescore EXP OUT MODEL|"" SET...
+rescore() {
+  local exp=$1 out=$2 lm=() tuned=$4 set
+  [ -z "$3" ] || lm=(--lm "$3")
+  mpq rescore --nbest "$exp/decode/$tuned/nbest.jsonl.gz" "${lm[@]}" --tune "$exp/data/$tuned/text" \
+    --weights-out "$out/weights.yaml" --out "$out/$tuned.jsonl.gz" --hyp-out "$out/hyp-$tuned.txt"
+  for set in "${@:5}"; do
+    mpq rescore --nbest "$exp/decode/$set/nbest.jsonl.gz" "${lm[@]}" --weights "$out/weights.yaml" \
+      --out "$out/$set.jsonl.gz" --hyp-out "$out/hyp-$set.txt"
+  done
+}
+
+# The job of it, of the first pass alone where there is no model: rescore_job NAME OUT [MODEL]
+rescore_job() {
+  local nbest=("${sets[@]/%//nbest.jsonl.gz}") hyps=("${sets[@]/#/hyp-}") inputs
+  hyps=("${hyps[@]/%/.txt}") inputs=("${nbest[@]/#/$exp/decode/}" "${@:3}")
+  job "$1" --in "${inputs[@]}" --out "$2/weights.yaml" "${hyps[@]/#/$2/}" -- rescore "$exp" "$2" "${3:-}" "${sets[@]}"
+}
+
+# Stage 9
+rescore_systems() {
+  local name
+  rescore_job first-pass "$exp/rescore/first-pass"
+  for name in "${lms[@]}"; do rescore_job "$name" "$exp/rescore/$name" "$exp/lm/$name/model.mpq"; done
+  for name in "${systems[@]}"; do rescore_job "$name" "$exp/rescore/$name" "$exp/quant/$name/model.mpq"; done
+  run_jobs
+}
+
+# Table, plot and page of a folder that holds results: report FOLDER CONFIG
+report() {
+  cp "$2" "$1/report.yaml"
+  mpq report "$1"
+}
+
+# Stage 10
+report_results() {
+  local texts=("${sets[@]/%//text}") names
+  names=$(IFS=,; echo "${sets[*]}")
+  step results --in "${texts[@]/#/$exp/data/}" "$exp"/rescore/*/hyp-*.txt --out "$exp/results.jsonl" \
+    -- mpq results "$exp" --sets "$names" --seed "$seed"
+  step report --in "$exp/results.jsonl" conf/report.yaml --out "$exp"/{RESULTS.md,report.html,size_wer.png} \
+    -- report "$exp" conf/report.yaml
+}
