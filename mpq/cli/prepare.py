@@ -1,12 +1,13 @@
 """Turn a corpus on disk into manifests, transcripts and language model text.
 
-Reads   the corpus in --corpus-dir (a corpus that is generated needs none).
+Reads   the corpus in --corpus-dir, several where its parts lie apart (a corpus that is generated needs none).
 Writes  OUT/{train,dev,test}/{recordings,supervisions,cuts}.jsonl.gz and text (Kaldi),
         OUT/lm/{train,dev,test}.txt, and OUT/audio where the corpus' own files cannot be used as they are.
 What is missing or broken in the corpus is told all at once. A killed run continues where it stopped.
 
-Example:
+Examples:
   mpq prepare mini --out exp/data --nj 2
+  mpq prepare ami --corpus-dir /data/amicorpus --check-only
 """
 
 from __future__ import annotations
@@ -16,11 +17,20 @@ import importlib
 import inspect
 import pkgutil
 import sys
+from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 
 from jsonargparse import ArgumentParser, Namespace
+
+# Options that only some corpora take, and why the others do not.
+_SPECIAL = {
+    "hours": "is recorded speech",
+    "mic": "has one microphone",
+    "train": "has one training part",
+    "partial": "is checked as a whole",
+}
 
 
 def _find_corpora() -> dict[str, str]:
@@ -59,10 +69,18 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``mpq prepare``."""
     known = "; ".join(_find_corpora().values())
     parser.add_argument("corpus", type=str, metavar="CORPUS", help=f"which corpus: {known}")
-    parser.add_argument("--corpus-dir", type=str, metavar="DIR", help="where the corpus lies")
-    parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--corpus-dir", type=str, action="append", metavar="DIR", help="where the corpus lies; may be given repeatedly"
+    )
+    parser.add_argument("--out", type=str, metavar="DIR", help="folder to write")
+    parser.add_argument("--check-only", action="store_true", help="check the corpus, write nothing")
+    parser.add_argument("--partial", action="store_true", help="a part of the corpus will do; warn of what is missing")
     parser.add_argument("--smoke", action="store_true", help="a tiny version, to try the recipe")
     parser.add_argument("--hours", type=float, help="hours of training audio, where the corpus is generated")
+    parser.add_argument("--mic", type=str, help="microphone, where there are several: ihm, sdm or mdm (ami)")
+    parser.add_argument(
+        "--train", type=str, help="training parts, where there are several: 100, 460 or 960 (librispeech)"
+    )
     parser.add_argument("--nj", type=int, default=2, help="number of processes")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything drawn at random")
 
@@ -75,13 +93,36 @@ def run(args: Namespace) -> None:
         raise BadInput(f"--nj {args.nj}: expected a number above 0")
     if args.seed < 0:
         raise BadInput(f"--seed {args.seed}: expected a number of at least 0")
-    check_writable(Path(args.out, "file"))
     module = _load_corpus(args.corpus)
-    options = {"smoke": args.smoke, "nj": args.nj, "seed": args.seed}
-    if args.hours is not None:
-        if "hours" not in inspect.signature(module.prepare).parameters:
-            raise BadInput(f"--hours {args.hours:g}: {args.corpus} is recorded speech; leave the option out")
-        options["hours"] = args.hours
-    corpus_dir = Path(args.corpus_dir) if args.corpus_dir else None
-    summary = module.prepare(Path(args.out), corpus_dir=corpus_dir, **options)
-    print(f"{args.corpus}: {summary}")
+    if args.check_only:
+        if not hasattr(module, "check"):
+            raise BadInput(f"--check-only: {args.corpus} checks its files as it reads them; leave the option out")
+        print(f"{args.corpus}: {module.check(**_options(args, module.check))}")
+        return
+    if not args.out:
+        raise BadInput("--out is needed: the folder to write (or --check-only)")
+    check_writable(Path(args.out, "file"))
+    print(f"{args.corpus}: {module.prepare(Path(args.out), **_options(args, module.prepare))}")
+
+
+def _options(args: Namespace, function: Callable[..., str]) -> dict[str, object]:
+    """What `function` of a corpus takes of the options; BadInput for one that it does not take."""
+    from mpq.io import BadInput
+
+    known = inspect.signature(function).parameters
+    folders = [Path(folder) for folder in args.corpus_dir or []]
+    options: dict[str, object] = {"smoke": args.smoke, "nj": args.nj, "seed": args.seed}
+    if "corpus_dirs" in known:
+        options["corpus_dirs"] = folders
+    elif len(folders) > 1:
+        raise BadInput(f"--corpus-dir {folders[1]}: {args.corpus} lies in one folder; give it once")
+    else:
+        options["corpus_dir"] = folders[0] if folders else None
+    for name, why in _SPECIAL.items():
+        if args[name] not in (None, False):
+            if name not in known:
+                value = args[name]
+                given = "" if value is True else f" {value:g}" if isinstance(value, float) else f" {value}"
+                raise BadInput(f"--{name}{given}: {args.corpus} {why}; leave the option out")
+            options[name] = args[name]
+    return {name: value for name, value in options.items() if name in known}

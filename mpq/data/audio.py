@@ -16,26 +16,26 @@ from mpq.io import BadInput, atomic_write
 _SHOWN = 5
 
 
-def inspect_audio(path: Path, rate: int) -> int:
+def inspect_audio(path: Path, rate: int, channels: int = 1) -> int:
     """Reads the header of a file and tries its last sample.
 
     Args:
         path: WAV, FLAC or another format of libsndfile.
         rate: expected sampling rate in Hz.
+        channels: expected number of channels.
 
     Returns:
-        Number of samples.
+        Number of samples of each channel.
 
     Raises:
-        BadInput: missing, unreadable, without samples, truncated, at another rate, or not mono; the message
-            has no
-            file name, the caller adds it together with the utterance.
+        BadInput: missing, unreadable, without samples, truncated, at another rate, or with another number
+            of channels; the message has no file name, the caller adds it together with the utterance.
     """
     if not path.is_file():
         raise BadInput("no such file")
     try:
         with soundfile.SoundFile(path) as file:
-            frames, found, channels = int(file.frames), file.samplerate, file.channels
+            frames, found, found_channels = int(file.frames), file.samplerate, file.channels
             if frames > 0:
                 file.seek(frames - 1)
                 if len(file.read(1)) != 1:
@@ -46,8 +46,8 @@ def inspect_audio(path: Path, rate: int) -> int:
         raise BadInput("holds no samples")
     if found != rate:
         raise BadInput(f"sampled at {found} Hz, expected {rate}")
-    if channels != 1:
-        raise BadInput(f"has {channels} channels, expected 1")
+    if found_channels != channels:
+        raise BadInput(f"has {found_channels} channels, expected {channels}")
     missing = _missing_wav_bytes(path)
     if missing > 0:
         raise BadInput(f"truncated: its header promises {missing} more bytes")

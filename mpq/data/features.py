@@ -8,6 +8,7 @@ made anew.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,7 @@ def _make_shard(shard: _Shard) -> Path | list[str]:
     content = {
         "config": asdict(shard.config),
         "cuts": [cut.to_dict() for cut in shard.cuts],
-        "audio": [sha256_file(source.source) for cut in shard.cuts for source in cut.recording.sources],
+        "audio": _hash_sources(shard.cuts),
         "storage": str(shard.directory.resolve()),
     }
     manifest = shard.directory / f"cuts-{shard.number:04d}-{hash_config(content)[:16]}.jsonl.gz"
@@ -153,6 +154,12 @@ def _make_shard(shard: _Shard) -> Path | list[str]:
     return manifest
 
 
+def _hash_sources(cuts: Sequence[MonoCut]) -> list[str]:
+    """Hashes of the files behind `cuts`, in order, each file once: a meeting holds the cuts of many shards."""
+    paths = dict.fromkeys(str(source.source) for cut in cuts for source in cut.recording.sources)
+    return [sha256_file(path) for path in paths]
+
+
 def _source(cut: MonoCut) -> str:
     return str(cut.recording.sources[0].source)
 
@@ -167,7 +174,7 @@ def _audio_problem(cut: MonoCut, rate: int) -> str | None:
         return f"utterance {cut.id}: has no recording"
     path = _source(cut)
     try:
-        frames = inspect_audio(Path(path), rate)
+        frames = inspect_audio(Path(path), rate, cut.recording.num_channels)
     except BadInput as problem:
         return f"utterance {cut.id}: {path}: {problem}"
     if frames != cut.recording.num_samples:

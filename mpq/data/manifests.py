@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 from lhotse.serialization import deserialize_item
+from lhotse.utils import fastcopy
 
 from mpq.data.audio import inspect_audio, raise_problems
 from mpq.io import BadInput, PathLike, atomic_write, read_jsonl, write_jsonl, write_text
@@ -19,21 +21,41 @@ _ADVICE = "mend or remove the files named and run again"
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """One utterance of a corpus: its id, speaker, audio file (one utterance a file) and normalized text."""
+    """One utterance of a corpus: a whole file, or a segment of one channel of a longer file.
+
+    Attributes:
+        utt: utterance id.
+        speaker: speaker id.
+        audio: the file.
+        text: normalized words.
+        recording: id of the file's recording; empty where the file is this utterance and has its id.
+        start: where the utterance begins, in seconds.
+        end: where it ends; None for the end of the file.
+        channel: its channel in the file, from 0.
+        channels: how many channels the file has.
+    """
 
     utt: str
     speaker: str
     audio: Path
     text: str
+    recording: str = ""
+    start: float = 0.0
+    end: float | None = None
+    channel: int = 0
+    channels: int = 1
 
 
-def write_manifests(directory: Path, utterances: Sequence[Spoken], rate: int) -> CutSet:
+def write_manifests(
+    directory: Path, utterances: Sequence[Spoken], rate: int, frames: Mapping[Path, int] | None = None
+) -> CutSet:
     """Writes ``recordings``, ``supervisions``, ``cuts`` (.jsonl.gz) and Kaldi ``text``, sorted by utterance.
 
     Args:
         directory: folder of one part of the corpus.
         utterances: what it holds.
         rate: sampling rate in Hz that every file must have.
+        frames: samples of each file as `measure_audio` gave them; None has them measured here.
 
     Returns:
         The cuts that were written.
@@ -41,20 +63,56 @@ def write_manifests(directory: Path, utterances: Sequence[Spoken], rate: int) ->
     Raises:
         BadInput: all that is wrong with ids, transcripts and audio files, in one message.
     """
-    raise_problems(find_problems(utterances, rate), str(directory), _ADVICE)
+    problems: list[str] = []
+    if frames is None:
+        frames, problems = measure_audio(utterances, rate)
+    problems += _find_text_problems(utterances) + _find_time_problems(utterances, frames, rate)
+    raise_problems(problems, str(directory), _ADVICE)
     if not utterances:
         raise BadInput(f"{directory}: no utterances; check the folder of the corpus")
     ordered = sorted(utterances, key=lambda item: item.utt)
-    cuts = [_cut(item, inspect_audio(item.audio, rate), rate) for item in ordered]
-    save_manifest(directory / "recordings.jsonl.gz", [cut.recording for cut in cuts])
-    save_manifest(directory / "supervisions.jsonl.gz", [cut.supervisions[0] for cut in cuts])
-    write_text(directory / "text", {cut.id: cut.supervisions[0].text.split() for cut in cuts})
+    recordings: dict[str, Recording] = {}
+    for item in ordered:
+        name = item.recording or item.utt
+        if name not in recordings:
+            recordings[name] = _recording(name, item, frames[item.audio], rate)
+    cuts = [_cut(item, recordings[item.recording or item.utt]) for item in ordered]
+    save_manifest(directory / "recordings.jsonl.gz", (recordings[name] for name in sorted(recordings)))
+    save_manifest(directory / "supervisions.jsonl.gz", map(_supervision, cuts))
+    write_text(directory / "text", {item.utt: item.text.split() for item in ordered})
     save_manifest(directory / "cuts.jsonl.gz", cuts)
     return CutSet.from_cuts(cuts)
 
 
+def measure_audio(utterances: Iterable[Spoken], rate: int, nj: int = 1) -> tuple[dict[Path, int], list[str]]:
+    """Opens every file once, `nj` at a time.
+
+    Returns:
+        The number of samples of each good file, and one clause for each other.
+    """
+    firsts: dict[Path, Spoken] = {}
+    for item in utterances:
+        firsts.setdefault(item.audio, item)
+
+    def inspect(item: Spoken) -> int | str:
+        try:
+            return inspect_audio(item.audio, rate, item.channels)
+        except BadInput as problem:
+            what = f"recording {item.recording}" if item.recording else f"utterance {item.utt}"
+            return f"{what}: {item.audio}: {problem}"
+
+    with ThreadPoolExecutor(nj) as pool:  # libsndfile works outside Python's lock
+        found = dict(zip(firsts, pool.map(inspect, firsts.values()), strict=True))
+    frames = {path: result for path, result in found.items() if isinstance(result, int)}
+    return frames, [result for result in found.values() if isinstance(result, str)]
+
+
 def find_problems(utterances: Sequence[Spoken], rate: int) -> list[str]:
     """All that is wrong with ids, transcripts and audio files, one clause each."""
+    return _find_text_problems(utterances) + measure_audio(utterances, rate)[1]
+
+
+def _find_text_problems(utterances: Iterable[Spoken]) -> list[str]:
     problems = []
     seen: set[str] = set()
     for item in utterances:
@@ -63,28 +121,45 @@ def find_problems(utterances: Sequence[Spoken], rate: int) -> list[str]:
         seen.add(item.utt)
         if not item.text.split():
             problems.append(f"utterance {item.utt}: empty transcript")
-        try:
-            inspect_audio(item.audio, rate)
-        except BadInput as problem:
-            problems.append(f"utterance {item.utt}: {item.audio}: {problem}")
     return problems
 
 
-def _cut(item: Spoken, frames: int, rate: int) -> MonoCut:
-    """A cut that spans one whole file."""
-    source = AudioSource(type="file", channels=[0], source=str(item.audio.resolve()))
-    duration = frames / rate
-    recording = Recording(id=item.utt, sources=[source], sampling_rate=rate, num_samples=frames, duration=duration)
+def _find_time_problems(utterances: Iterable[Spoken], frames: Mapping[Path, int], rate: int) -> list[str]:
+    problems = []
+    for item in utterances:
+        length = frames.get(item.audio, 0) / rate
+        end = length if item.end is None else item.end
+        if length and not 0 <= item.start < end <= length:
+            problems.append(
+                f"utterance {item.utt}: from {item.start:g} to {end:g} s, but {item.audio} lasts {length:.3f} s"
+            )
+    return problems
+
+
+def _recording(name: str, item: Spoken, frames: int, rate: int) -> Recording:
+    source = AudioSource(type="file", channels=list(range(item.channels)), source=str(item.audio.resolve()))
+    return Recording(id=name, sources=[source], sampling_rate=rate, num_samples=frames, duration=frames / rate)
+
+
+def _cut(item: Spoken, recording: Recording) -> MonoCut:
+    """A cut that spans the utterance, which is the whole file or a segment of it."""
+    end = recording.duration if item.end is None else item.end
+    duration = end - item.start if item.start == 0 else round(end - item.start, ndigits=8)
     segment = SupervisionSegment(
         id=item.utt,
-        recording_id=item.utt,
+        recording_id=recording.id,
         start=0.0,
         duration=duration,
-        channel=0,
+        channel=item.channel,
         text=" ".join(item.text.split()),
         speaker=item.speaker,
     )
-    return MonoCut(item.utt, 0.0, duration, 0, supervisions=[segment], recording=recording)
+    return MonoCut(item.utt, item.start, duration, item.channel, supervisions=[segment], recording=recording)
+
+
+def _supervision(cut: MonoCut) -> SupervisionSegment:
+    """The supervision in the time of its recording (in a cut, time begins with the cut)."""
+    return fastcopy(cut.supervisions[0], start=cut.start)
 
 
 def save_manifest(path: Path, items: Iterable[Any]) -> None:

@@ -7,9 +7,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from lhotse import load_manifest, validate
 
+from mpq.data.features import FeatureConfig, extract, load_feature_cuts
 from mpq.data.manifests import Spoken, read_cuts, write_manifests
 from mpq.io import BadInput, read_text
 
@@ -24,6 +27,34 @@ def test_lhotse_reads_and_validates_what_is_written(tmp_path: Path, spoken: list
     cuts = list(read_cuts(tmp_path / "data" / "cuts.jsonl.gz"))
     assert cuts[4].load_audio().shape == (1, round(2.4 * 16000))
     assert cuts[4].supervisions[0].speaker == "s1"
+
+
+def test_segments_of_one_channel_of_a_longer_file(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    samples = rng.integers(-9000, 9000, (3 * 16000, 2), dtype=np.int16)
+    audio = tmp_path / "meeting.wav"
+    soundfile.write(audio, samples, 16000)
+    times = ((0.5, 1.25, 1), (0.75, 1.5625, 0), (2.0, None, 1))
+    items = [
+        Spoken(f"m-{i}", f"s{channel}", audio, "so it is", "m", start, end, channel, 2)
+        for i, (start, end, channel) in enumerate(times)
+    ]
+    write_manifests(tmp_path / "data", items, 16000)
+    recordings, supervisions, cuts = (
+        load_manifest(tmp_path / "data" / f"{kind}.jsonl.gz") for kind in ("recordings", "supervisions", "cuts")
+    )
+    assert [recording.id for recording in recordings] == ["m"] and recordings[0].num_channels == 2
+    validate(supervisions)
+    for item, cut, segment in zip(items, cuts, supervisions, strict=True):
+        end = item.end or 3.0
+        assert (segment.start, round(segment.end, 6), segment.channel) == (item.start, end, item.channel)
+        expected = samples[round(16000 * item.start) : round(16000 * end), item.channel]
+        assert np.array_equal(cut.load_audio()[0] * 32768, expected)
+    extract(tmp_path / "data" / "cuts.jsonl.gz", tmp_path / "features", FeatureConfig(speeds=(0.9, 1.0)))
+    frames = {cut.id: cut.num_frames for cut in load_feature_cuts(tmp_path / "features" / "cuts.jsonl.gz")}
+    assert len(frames) == 6 and frames["m-0"] == 75 and 82 <= frames["m-0_sp0.9"] <= 84
+    with pytest.raises(BadInput, match=r"utterance m-1: from 0.75 to 3.5 s, but .*meeting.wav lasts 3.000 s"):
+        write_manifests(tmp_path / "late", [replace(items[1], end=3.5)], 16000)
 
 
 def test_files_are_the_same_each_time(tmp_path: Path, spoken: list[Spoken]) -> None:

@@ -1,0 +1,98 @@
+"""Everything that is wrong with a corpus on disk, gathered and told in one message before hours are spent."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from mpq.data.audio import raise_problems
+from mpq.io import BadInput
+
+_SHOWN = 4
+
+
+class Checks:
+    """Gathers problems; a part of the corpus is enough where `partial` is true.
+
+    Attributes:
+        problems: what must be mended, one clause each.
+        warnings: what a partial corpus is allowed.
+    """
+
+    def __init__(self, partial: bool = False) -> None:
+        self.partial = partial
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
+
+    def problem(self, text: str) -> None:
+        """Something that makes the corpus useless as it is, partial or not."""
+        self.problems.append(text)
+
+    def lacking(self, text: str) -> None:
+        """Something that only the whole corpus must have."""
+        (self.warnings if self.partial else self.problems).append(text)
+
+    def warn(self, text: str) -> None:
+        """Something to know that stops nothing."""
+        self.warnings.append(text)
+
+    def missing(self, what: str, paths: Sequence[object], total: int | None = None, needed: bool = False) -> None:
+        """Files that are not there, in one clause that names the first few.
+
+        Args:
+            what: what they are, such as "headset files".
+            paths: their names; nothing happens where there is none.
+            total: how many there should be in all.
+            needed: a partial corpus must have them too.
+        """
+        if paths:
+            of = f" of {total}" if total else ""
+            text = f"{len(paths)}{of} {what} missing: {shorten(paths)}"
+            (self.problem if needed else self.lacking)(text)
+
+    def count(self, what: str, found: int, expected: int | Sequence[int], tolerance: float = 0.0) -> None:
+        """Compares a count with that of the whole corpus (or with any of several versions of it).
+
+        Args:
+            what: what is counted, such as "test-clean: words".
+            found: how many there are.
+            expected: how many there should be.
+            tolerance: relative difference that is let pass.
+        """
+        wanted = [expected] if isinstance(expected, int) else list(expected)
+        if not any(abs(found - number) <= tolerance * number for number in wanted):
+            self.lacking(f"{what}: {found}, expected {' or '.join(map(str, wanted))}")
+
+    def extend(self, problems: Iterable[str]) -> None:
+        """Adds clauses that another check made."""
+        self.problems.extend(problems)
+
+    def finish(self, what: str, advice: str) -> None:
+        """Prints the warnings in one line on stderr; raises one `BadInput` if there are problems."""
+        hint = "" if self.partial or not self.problems else " (--partial: use what is there)"
+        raise_problems(self.problems, what, advice + hint)
+        if self.warnings:
+            print(f"warning: {what}: {'; '.join(self.warnings)}", file=sys.stderr, flush=True)
+
+
+def shorten(names: Sequence[object]) -> str:
+    """The first few names and how many follow."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(str(name) for name in names[:_SHOWN]) + more
+
+
+def need_folders(corpus: str, folders: Sequence[Path], what: str) -> None:
+    """Refuses no --corpus-dir, and any that is not a folder.
+
+    Args:
+        corpus: name of the corpus.
+        folders: values of --corpus-dir.
+        what: what the folder is, such as "the folder that holds train-clean-100".
+    """
+    if not folders:
+        raise BadInput(f"{corpus}: no --corpus-dir; give {what}")
+    for folder in folders:
+        if not folder.is_dir():
+            kind = "is a file; unpack it and give the folder" if folder.is_file() else "no such folder"
+            raise BadInput(f"--corpus-dir {folder}: {kind}; expected {what}")
