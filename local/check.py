@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from mpq.data.audio import raise_problems
 from mpq.io import BadInput
 
 _SHOWN = 4
@@ -64,14 +63,23 @@ class Checks:
         if not any(abs(found - number) <= tolerance * number for number in wanted):
             self.lacking(f"{what}: {found}, expected {' or '.join(map(str, wanted))}")
 
-    def extend(self, problems: Iterable[str]) -> None:
-        """Adds clauses that another check made."""
-        self.problems.extend(problems)
+    def extend(self, problems: Sequence[str]) -> None:
+        """Adds what is wrong with single files or lines: the first few, and how many there are."""
+        self.problems += problems[:_SHOWN]
+        if len(problems) > _SHOWN:
+            self.problems.append(f"{len(problems) - _SHOWN} more of this kind")
 
     def finish(self, what: str, advice: str) -> None:
-        """Prints the warnings in one line on stderr; raises one `BadInput` if there are problems."""
-        hint = "" if self.partial or not self.problems else " (--partial: use what is there)"
-        raise_problems(self.problems, what, advice + hint)
+        """Prints the warnings in one line on stderr; raises one `BadInput` of all problems, if there are any.
+
+        Args:
+            what: the corpus, such as its folder.
+            advice: what to do.
+        """
+        if self.problems:
+            count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+            hint = "" if self.partial else " (--partial: take what is there)"
+            raise BadInput(f"{what}: {count}: {'; '.join(self.problems)}; {advice}{hint}")
         if self.warnings:
             print(f"warning: {what}: {'; '.join(self.warnings)}", file=sys.stderr, flush=True)
 
