@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mpq.io import BadInput, PathLike, read_lines
@@ -113,13 +114,30 @@ def read_arpa(path: PathLike) -> NgramLm:
     """Read an ARPA file, gzip by suffix.
 
     Raises:
-        BadInput: a line that does not fit, counts that differ from the header, or no end mark; the
-            message names file and line.
+        BadInput: as `arpa_entries`.
     """
     log_prob: dict[History, float] = {}
     backoff: dict[History, float] = {}
+    for ngram, value, weight in arpa_entries(path):
+        log_prob[ngram] = value
+        if weight is not None:
+            backoff[ngram] = weight
+    return NgramLm(max(map(len, log_prob)), log_prob, backoff)
+
+
+def arpa_entries(path: PathLike) -> Iterator[tuple[History, float, float | None]]:
+    """Yield the n-grams of an ARPA file (gzip by suffix), short ones first.
+
+    Yields:
+        The words, their natural-log score, and the natural-log back-off weight or None.
+
+    Raises:
+        BadInput: a line that does not fit, counts that differ from the header, or no end mark; the
+            message names file and line.
+    """
     announced: dict[int, int] = {}
-    order, number, read_order, ended = 0, 0, -1, False
+    found: Counter[int] = Counter()
+    number, read_order, ended, has_end = 0, -1, False, False
     for number, raw in read_lines(path):
         line = raw.strip()
         if not line or ended:
@@ -127,22 +145,23 @@ def read_arpa(path: PathLike) -> NgramLm:
         if line == "\\data\\":
             read_order = 0
         elif line.startswith("\\") and line.endswith("-grams:") and line[1:-7].isdigit():
-            order = read_order = int(line[1:-7])
+            read_order = int(line[1:-7])
         elif line == "\\end\\":
             ended = True
         elif read_order == 0:
             announced.update([_announced(line, f"{path}:{number}")])
         elif read_order > 0:
-            _read_entry(line, order, log_prob, backoff, f"{path}:{number}")
+            entry = _read_entry(line, read_order, f"{path}:{number}")
+            found[read_order] += 1
+            has_end = has_end or entry[0] == (EOS,)
+            yield entry
     if not ended or not announced:
         raise BadInput(f"{path}:{number}: expected \\data\\ ... \\end\\; the file is no ARPA model or is cut off")
     for n, expected in announced.items():
-        found = sum(len(ngram) == n for ngram in log_prob)
-        if found != expected:
-            raise BadInput(f"{path}: {found} {n}-grams, the header says {expected}; the file is damaged")
-    if (EOS,) not in log_prob:
+        if found[n] != expected:
+            raise BadInput(f"{path}: {found[n]} {n}-grams, the header says {expected}; the file is damaged")
+    if not has_end:
         raise BadInput(f"{path}: no {EOS} among the 1-grams; sentences could never end")
-    return NgramLm(max(announced), log_prob, backoff)
 
 
 def _announced(line: str, where: str) -> tuple[int, int]:
@@ -155,21 +174,17 @@ def _announced(line: str, where: str) -> tuple[int, int]:
     return order, count
 
 
-def _read_entry(
-    line: str, order: int, log_prob: dict[History, float], backoff: dict[History, float], where: str
-) -> None:
+def _read_entry(line: str, order: int, where: str) -> tuple[History, float, float | None]:
     """One n-gram: `log10 word ... [log10 backoff]`."""
     fields = line.split()
     try:
         ngram = tuple(fields[1 : order + 1])
         if len(ngram) != order or len(fields) > order + 2:
             raise ValueError
-        value = float(fields[0]) * math.log(10)
-        if len(fields) == order + 2:
-            backoff[ngram] = float(fields[-1]) * math.log(10)
+        weight = float(fields[-1]) * math.log(10) if len(fields) == order + 2 else None
+        return ngram, float(fields[0]) * math.log(10), weight
     except ValueError:
         raise BadInput(
             f"{where}: found {line[:80]!r}; expected a log10 probability, {order} words and "
             "at most one log10 back-off weight"
         ) from None
-    log_prob[ngram] = value

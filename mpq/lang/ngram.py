@@ -64,9 +64,15 @@ def train_ngram(sentences: Iterable[Sequence[str]], path: PathLike, order: int =
         full = Path(folder) / "full.arpa" if prune else target
         _kaldingram("train", "--ngram-order", str(order), "--text", str(text), "--lm", str(full))
         if prune:
-            _kaldingram(
-                "prune", "--threshold", repr(prune), "--encoding", "utf-8", "--lm", str(full), "--write-lm", str(target)
-            )
+            prune_arpa(full, target, prune)
+
+
+def prune_arpa(path: PathLike, out: PathLike, prune: float) -> None:
+    """Write the model ``path`` without the n-grams that `train_ngram` would prune to ``out`` (may be the same)."""
+    with atomic_path(out) as target:
+        _kaldingram(
+            "prune", "--threshold", repr(prune), "--encoding", "utf-8", "--lm", str(path), "--write-lm", str(target)
+        )
 
 
 def _kaldingram(*arguments: str) -> None:
