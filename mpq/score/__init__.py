@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from mpq.score.align import Pair, align
 from mpq.score.bootstrap import bootstrap_interval
-from mpq.score.mapsswe import MapssweResult, mapsswe
+from mpq.score.ctm import TimedWord, read_ctm, write_ctm
+from mpq.score.glm import Glm, Rule, read_glm, write_glm
+from mpq.score.mapsswe import MapssweResult, mapsswe, mapsswe_aligned
 from mpq.score.page import Curves, Report, highlights, render_html
 from mpq.score.plot import SizeWer, size_wer, size_wer_plot
 from mpq.score.records import ResultRecord, read_results, update_results
 from mpq.score.report import load_report, render_results, write_report
+from mpq.score.sctk import find_sctk, run_hubscr, run_sclite
+from mpq.score.stm import StmSegment, check_overlaps, check_segments, read_stm, write_stm
 from mpq.score.table import Table, make_table, print_table, render_markdown, verdict
+from mpq.score.timed import ScoredSegment, align_segments
 from mpq.score.wer import (
     WerResult,
     align_all,
@@ -25,27 +30,42 @@ from mpq.score.wer import (
 
 __all__ = [
     "Curves",
+    "Glm",
     "MapssweResult",
     "Pair",
     "Report",
     "ResultRecord",
+    "Rule",
+    "ScoredSegment",
     "SizeWer",
+    "StmSegment",
     "Table",
+    "TimedWord",
     "WerResult",
     "align",
     "align_all",
+    "align_segments",
     "bootstrap_interval",
     "check_ids",
+    "check_overlaps",
+    "check_segments",
     "count",
+    "find_sctk",
     "highlights",
     "load_report",
     "make_table",
     "mapsswe",
+    "mapsswe_aligned",
     "print_table",
+    "read_ctm",
+    "read_glm",
     "read_results",
+    "read_stm",
     "render_html",
     "render_markdown",
     "render_results",
+    "run_hubscr",
+    "run_sclite",
     "size_wer",
     "size_wer_plot",
     "speaker_counts",
@@ -56,5 +76,8 @@ __all__ = [
     "wer",
     "write_alignments",
     "write_confusions",
+    "write_ctm",
+    "write_glm",
     "write_report",
+    "write_stm",
 ]

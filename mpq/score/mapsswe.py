@@ -7,8 +7,9 @@ ICASSP 1989; as in ``sc_stats -t mapsswe`` of NIST's sctk 2.4, whose segments ar
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from mpq.score.align import Pair, align
 from mpq.score.wer import Texts, check_ids
@@ -52,10 +53,6 @@ class MapssweResult:
 def mapsswe(ref: Texts, hyp_a: Texts, hyp_b: Texts) -> MapssweResult:
     """Test whether systems A and B differ in word errors.
 
-    Errors closer than two words that both systems have right are not independent, so the unit is the
-    segment between such pairs of words.  The difference of the errors of A and B in a segment is taken as
-    normally distributed, which needs some 50 segments or more.
-
     Args:
         ref: reference, ``{utterance: words}``.
         hyp_a: words of system A for the same utterances.
@@ -66,11 +63,20 @@ def mapsswe(ref: Texts, hyp_a: Texts, hyp_b: Texts) -> MapssweResult:
     """
     check_ids(ref, hyp_a, hyp_name="hypothesis A")
     check_ids(ref, hyp_b, hyp_name="hypothesis B")
-    segments = [
-        segment
-        for utt, words in ref.items()
-        for segment in _segments(align(words, hyp_a[utt]), align(words, hyp_b[utt]))
-    ]
+    return mapsswe_aligned((align(words, hyp_a[utt]), align(words, hyp_b[utt])) for utt, words in ref.items())
+
+
+def mapsswe_aligned(alignments: Iterable[tuple[Sequence[Pair], Sequence[Pair]]]) -> MapssweResult:
+    """Test whether systems A and B differ in word errors, given their alignments with each sentence.
+
+    Errors closer than two words that both systems have right are not independent, so the unit is the
+    segment between such pairs of words.  The difference of the errors of A and B in a segment is taken as
+    normally distributed, which needs some 50 segments or more.
+
+    Args:
+        alignments: for each sentence the steps of A and of B.
+    """
+    segments = [segment for a, b in alignments for segment in _segments(a, b)]
     words, errors_a, errors_b = (sum(column) for column in zip((0, 0, 0), *segments, strict=True))
     mean, std, z = _z_statistic([a - b for _, a, b in segments])
     p = math.erfc(abs(z) / math.sqrt(2))
@@ -78,42 +84,46 @@ def mapsswe(ref: Texts, hyp_a: Texts, hyp_b: Texts) -> MapssweResult:
 
 
 def _segments(a: Sequence[Pair], b: Sequence[Pair]) -> Iterator[tuple[int, int, int]]:
-    """Yield reference words, A's errors and B's errors of each segment of one utterance.
+    """Yield reference words, A's errors and B's errors of each segment of one sentence.
 
     A segment holds the errors up to where both systems have two successive words right, and is counted
-    with the (at most two) correct words before its first error.
+    with the (at most two) correct words before its first error.  Steps are compared by their place, insertions
+    left out: where a reference has alternatives of different lengths, places can be of different words, in
+    ``mtchprs.c`` of sctk as here.
     """
-    start = errors_a = errors_b = correct = 0
-    *steps_a, (tail_a, _) = _steps(a)
-    *steps_b, (tail_b, _) = _steps(b)
-    for word, ((inserted_a, wrong_a), (inserted_b, wrong_b)) in enumerate(zip(steps_a, steps_b, strict=True)):
-        errors_a += inserted_a + wrong_a
-        errors_b += inserted_b + wrong_b
-        if wrong_a or wrong_b:
-            correct = 0
-            continue
-        correct = 1 if inserted_a or inserted_b else correct + 1
-        if errors_a or errors_b:
-            if correct < _CORRECT_BETWEEN_SEGMENTS:
-                continue
-            yield word + 1 - start, errors_a, errors_b
-            errors_a = errors_b = 0
-        start = max(word + 1 - _CORRECT_BETWEEN_SEGMENTS, 0)
-    errors_a, errors_b = errors_a + tail_a, errors_b + tail_b
-    if errors_a or errors_b:
-        yield len(steps_a) - start, errors_a, errors_b
-
-
-def _steps(pairs: Sequence[Pair]) -> list[tuple[int, int]]:
-    """For each reference word, and for the end: insertions before it, and 1 if the word itself is wrong."""
-    steps, inserted = [], 0
-    for pair in pairs:
-        if pair.op == "I":
-            inserted += 1
+    at_a = at_b = start_a = start_b = correct = 0
+    is_open = False
+    while at_a < len(a):
+        inserted_a, inserted_b = _insertions(a, at_a), _insertions(b, at_b)
+        if inserted_a or inserted_b:
+            is_open, correct = True, 0
+        at_a, at_b = at_a + inserted_a, at_b + inserted_b
+        both_right = at_a < len(a) and at_b < len(b) and a[at_a].op == b[at_b].op == "C"
+        if not both_right:
+            is_open, correct = True, 0
+        elif not is_open:
+            start_a, start_b = at_a, at_b
         else:
-            steps.append((inserted, int(pair.op != "C")))
-            inserted = 0
-    return [*steps, (inserted, 0)]
+            correct += 1
+        if correct == _CORRECT_BETWEEN_SEGMENTS:
+            yield from _counted(a[max(start_a - 1, 0) : at_a + 1], b[max(start_b - 1, 0) : at_b + 1])
+            start_a, start_b, is_open, correct = at_a, at_b, False, 0
+        at_a, at_b = min(at_a + 1, len(a)), min(at_b + 1, len(b))
+    if is_open or at_b < len(b):
+        yield from _counted(a[max(start_a - 1, 0) :], b[max(start_b - 1, 0) :])
+
+
+def _insertions(pairs: Sequence[Pair], at: int) -> int:
+    """How many insertions stand in a row from this place on."""
+    return next((n for n, pair in enumerate(islice(pairs, at, None)) if pair.op != "I"), len(pairs) - at)
+
+
+def _counted(a: Sequence[Pair], b: Sequence[Pair]) -> Iterator[tuple[int, int, int]]:
+    """Words and errors of one segment, if there is an error."""
+    words = sum(pair.op != "I" for pairs in (a, b) for pair in pairs) // 2
+    errors_a, errors_b = (sum(pair.op != "C" for pair in pairs) for pairs in (a, b))
+    if errors_a or errors_b:
+        yield words, errors_a, errors_b
 
 
 def _z_statistic(differences: Sequence[int]) -> tuple[float, float, float]:
