@@ -314,7 +314,7 @@ def _finish_epoch(
         state.epoch = epoch + 1
         for plugin in plugins:
             metrics.update(plugin.metrics())
-        state.history.append({"epoch": float(epoch + 1), "train_loss": train_loss, **metrics})
+        state.history.append({"epoch": float(epoch + 1), "step": float(state.step), "train_loss": train_loss, **metrics})
         if metrics["loss"] < state.best_loss or not state.best_weights:
             state.best_loss, state.best_epoch = metrics["loss"], epoch + 1
             state.best_weights = {k: v.detach().cpu().clone() for k, v in task.model.state_dict().items()}
@@ -376,6 +376,6 @@ def _writer(exp_dir: Path, step: int, fabric: Fabric) -> Any:
 
 def _log(writer: Any, metrics: dict[str, float], step: int) -> None:
     for name, value in metrics.items():
-        if name != "epoch":
+        if name not in ("epoch", "step"):
             writer.add_scalar(name, value, step)
     writer.flush()
