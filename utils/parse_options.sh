@@ -8,6 +8,7 @@
 #       types: count (1, 2, ...)  whole (0, 1, ...)  number  dir (a folder that exists)  path  text  flag (true or false)  a|b|c
 #   parse_options "$@"                checks and sets all; --help prints the recipe's head comment and the options
 #   need_option NAME WHAT             before parse_options: it exits 2 where the option is not given
+#   check_options() { ...; }          the recipe's own checks, called last by parse_options; option_die MESSAGE exits 2
 
 declare -A option_type=() option_help=() option_default=() option_needed=()
 option_names=()
@@ -119,6 +120,7 @@ option_cross_checks() {
     exp_dir=$recipe_dir/exp
     [ "$smoke" = false ] || exp_dir=$recipe_dir/exp-smoke
   fi
+  if declare -F check_options > /dev/null; then check_options; fi
 }
 
 need_option() {

@@ -4,22 +4,28 @@
 # From nothing to a table of word error rate, size and significance of quantized language models:
 # speech is synthesized, an acoustic model trained, lattices decoded, an LSTM and a Transformer language model
 # trained, quantized to 8, 4, 2 and 1 bits, and used to rescore 100-best lists.
-# The result is in EXP_DIR/report.html and RESULTS.md. The speech is synthetic: its error rates say how
+# The result is in EXP_DIR/report.html and RESULTS.md (with --table lm in EXP_DIR/table-lm). The speech is synthetic: its error rates say how
 # systems compare on it, not how they would do on people.
 set -euo pipefail
 # shellcheck source=utils/stage.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../utils/stage.sh"
 # shellcheck source=utils/stages.sh
 source "$stage_root/utils/stages.sh"
+# shellcheck source=egs/mini/table_lm.sh
+source "$recipe_dir/table_lm.sh"
 
+table=none rows=""
+option table "none|lm" "lm: instead of the usual systems, every method of compression (in table-lm/; an hour or two)"
+option rows text "rows of the table, by shell patterns with commas between them; 'list' names them (default: all)"
 recipe "$@"
 # shellcheck disable=SC2154  # set by stage.sh
 exp=$exp_dir
 systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit
   lstm-{2,1}bit-rounded) # rounded and not trained any further: shows what quantized training is good for
-small=()
+small=() small_search=()
 if [ "$smoke" = true ]; then
   small=(--smoke) small_am=(--fit.epochs 3 --max_frames 4000) small_lm=(--fit.epochs 1) small_dim=(--model.dim 128)
+  small_search=(--tokens 500 --hessian.max_probes 4 --nas.fit.epochs 1)
 fi
 
 if stage 0; then
@@ -41,7 +47,15 @@ fi
 if stage 4; then train_acoustic_model; fi
 if stage 5; then decode_sets; fi
 if stage 6; then train_language_models "$exp/lang/tokenizer.model"; fi
-if stage 8; then quantize_systems; fi
-if stage 9; then rescore_systems; fi
-if stage 10; then report_results; fi
+
+if [ "$table" = lm ]; then
+  if stage 7; then search_table_bits; fi
+  if stage 8; then train_table_rows; fi
+  if stage 9; then rescore_table_rows; fi
+  if stage 10; then report_table; fi
+else
+  if stage 8; then quantize_systems; fi
+  if stage 9; then rescore_systems; fi
+  if stage 10; then report_results; fi
+fi
 finish

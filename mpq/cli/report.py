@@ -7,6 +7,10 @@ Reads   EXP/results.jsonl (one result record a line) and EXP/report.yaml, which 
           facts: {Recipe: mini, Date: ...}     shown as they are
           columns: {train min: ...}            what the columns mean that the records bring themselves
           curves: [{title: ..., y_title: ..., metric: perplexity, files: {LSTM: lm/lstm/metrics.jsonl}}]
+                  with x: step the horizontal axis is another key of the lines; with optional: true files may be missing
+          words: [...]                         paragraphs on what the results say
+          papers: {arXiv 2112.11438: ...}      what papers report
+        Systems NAME-seedN are NAME with other seeds: they are summed up in a table of their own.
 Writes  EXP/RESULTS.md, EXP/report.html (one file, nothing fetched) and EXP/size_wer.png.
 
 Example:

@@ -167,6 +167,7 @@ def _record(
 ) -> ResultRecord:
     """Errors of one system, and how they compare with its float version's and the first pass's."""
     from mpq.io import hash_config
+    from mpq.quant.report import describe
     from mpq.score import mapsswe
     from mpq.score.records import FIRST_PASS, RESCORED
 
@@ -182,13 +183,16 @@ def _record(
         "seconds": system.seconds,
         "config_hash": hash_config({"config": model.config, "plan": model.plan.to_dict()}),
     }
+    notes = dict(system.notes)
+    if "extra" in notes:
+        notes["extra"] = {"Stored bits": round(describe(model)["bits_per_parameter"], 3)} | notes["extra"]
     if float_system and float_system.model:
         costs["ratio"] = round(float_system.model.n_bytes / model.n_bytes, 3)
         if float_system is not system:
             costs["p_float32"] = mapsswe(ref, hyp, float_system.hyps[set_name]).p
     if first:
         costs["p_first_pass"] = mapsswe(ref, hyp, first.hyps[set_name]).p
-    return _score(system.name, set_name, ref, hyp, role=RESCORED, **costs, **system.notes)
+    return _score(system.name, set_name, ref, hyp, role=RESCORED, **costs, **notes)
 
 
 def _score(name: str, set_name: str, ref: Texts, hyp: Texts, **more: Any) -> ResultRecord:

@@ -132,7 +132,7 @@ def _line(
     marks: Sequence[Mark], index: int, x_at: Callable[[float], float], y_at: Callable[[float], float]
 ) -> list[str]:
     """One line with its interval bars, points and labels."""
-    style = f"s{index % 6}"
+    style = f"s{index % 8}"
     parts = []
     for mark in marks:
         if mark.interval is not None:

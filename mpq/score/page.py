@@ -10,8 +10,10 @@ from mpq.score.chart import Chart, Mark, render_chart
 from mpq.score.page_style import STYLE
 from mpq.score.plot import SizeWer, size_wer
 from mpq.score.records import FIRST_PASS, RESCORED, ResultRecord
+from mpq.score.seeds import SEEDS_NOTE, SEEDS_TITLE, SeedTable, base_name, summarize_seeds
 from mpq.score.table import EMPTY, FLOAT_BITS, SIGNIFICANCE, Table, format_p, make_table, verdict
 
+WORDS_TITLE, PAPERS_TITLE = "What the results say", "What the papers report"
 SYNTHETIC_NOTE = (
     "This corpus is synthetic: the speech was made by a speech synthesizer. The numbers compare the systems "
     "with each other; they say nothing about how well real speech would be recognized."
@@ -20,11 +22,12 @@ SYNTHETIC_NOTE = (
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """Training curves in one chart: what the vertical axis shows, and ``(epoch, value)`` by name."""
+    """Training curves in one chart: what the axes show, and ``(x, value)`` by name."""
 
     title: str
     y_title: str
     lines: dict[str, list[tuple[float, float]]]
+    x_title: str = "epoch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +36,16 @@ class Report:
 
     Attributes:
         title: heading.
-        records: results, in the order of the table's rows.
+        records: results, in the order of the table's rows; ``NAME-seedN`` is ``NAME`` trained with another seed, and
+            goes into the summary over seeds instead of the table.
         summary: one or two sentences under the heading.
         facts: what was run and on what, shown as it is: recipe, date, git commit, seed, hours of speech ...
         synthetic: whether the speech is synthetic, which is then said plainly.
         tune_set: set on which weights were tuned.
         curves: training curves.
         columns: what the columns mean that the records bring themselves.
+        words: what the results say, paragraph by paragraph.
+        papers: what papers report, by paper.
     """
 
     title: str
@@ -50,11 +56,23 @@ class Report:
     tune_set: str = "dev"
     curves: Sequence[Curves] = ()
     columns: dict[str, str] = field(default_factory=dict)
+    words: Sequence[str] = ()
+    papers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> list[ResultRecord]:
+        """The records of the table: those that are no repetition with another seed."""
+        return [record for record in self.records if base_name(record.system) == record.system]
 
     @property
     def table(self) -> Table:
         """The results table."""
-        return make_table(self.records, self.tune_set, self.columns)
+        return make_table(self.shown, self.tune_set, self.columns)
+
+    @property
+    def seed_table(self) -> SeedTable | None:
+        """The summary over seeds, if any system was trained with several."""
+        return summarize_seeds(self.records, self.test_set)
 
     @property
     def test_set(self) -> str:
@@ -66,7 +84,7 @@ class Report:
 def render_html(report: Report) -> str:
     """The report as a self-contained HTML page."""
     table = report.table
-    data = size_wer(report.records, report.test_set)
+    data = size_wer(report.shown, report.test_set)
     banner = f'<p class="banner" role="note">{_text(SYNTHETIC_NOTE)}</p>' if report.synthetic else ""
     parts = [
         "<!doctype html>",
@@ -75,11 +93,14 @@ def render_html(report: Report) -> str:
         f"<title>{_text(report.title)}</title><style>{STYLE}</style></head><body><main>",
         f'<h1>{_text(report.title)}</h1><p class="under">{_text(report.summary)}</p>{banner}',
         _highlights(report),
+        _words_section(report.words),
         _plot_section(data),
-        _table_section(table, report.records),
+        _table_section(table, report.shown),
+        _seeds_section(report.seed_table),
+        _list_section(PAPERS_TITLE, report.papers),
         _curves_section(report.curves),
         _columns_section(table),
-        _facts_section(report.facts),
+        _list_section("What was run", report.facts),
         "<footer>Made by <code>mpq report</code>.</footer></main></body></html>",
     ]
     return "\n".join(part for part in parts if part) + "\n"
@@ -87,7 +108,7 @@ def render_html(report: Report) -> str:
 
 def highlights(report: Report) -> list[tuple[str, str, str]]:
     """The few numbers that a reader wants first: name, value, and what to know about it."""
-    records = [record for record in report.records if record.set == report.test_set]
+    records = [record for record in report.shown if record.set == report.test_set]
     shown: list[tuple[str, str, str]] = []
     first = next((record for record in records if record.role == FIRST_PASS), None)
     if first is not None:
@@ -199,10 +220,10 @@ def _curves_section(curves: Sequence[Curves]) -> str:
     figures = []
     for item in curves:
         lines = {
-            name: [Mark(x, y, hint=f"{name}, epoch {x:g}: {y:.4g}") for x, y in points]
+            name: [Mark(x, y, hint=f"{name}, {item.x_title} {x:g}: {y:.4g}") for x, y in points]
             for name, points in item.lines.items()
         }
-        drawing = render_chart(Chart("epoch", item.y_title, lines, width=520, height=320))
+        drawing = render_chart(Chart(item.x_title, item.y_title, lines, width=520, height=320))
         figures.append(f"<figure><h3>{_text(item.title)}</h3>{_legend(lines)}{drawing}</figure>")
     if not figures:
         return ""
@@ -216,15 +237,35 @@ def _columns_section(table: Table) -> str:
     return f"<section><h2>What the columns mean</h2><dl>{items}</dl></section>"
 
 
-def _facts_section(facts: dict[str, str]) -> str:
-    if not facts:
+def _words_section(paragraphs: Sequence[str]) -> str:
+    if not paragraphs:
         return ""
-    items = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts.items())
-    return f"<section><h2>What was run</h2><dl>{items}</dl></section>"
+    return f"<section><h2>{WORDS_TITLE}</h2>{''.join(f'<p>{_text(words)}</p>' for words in paragraphs)}</section>"
+
+
+def _seeds_section(table: SeedTable | None) -> str:
+    if table is None:
+        return ""
+    heads = "".join(f'<th scope="col"{_number_class(i > 0)}>{_text(head)}</th>' for i, head in enumerate(table.heads))
+    lines = "".join(
+        "<tr>" + "".join(f"<td{_number_class(i > 0)}>{_text(cell)}</td>" for i, cell in enumerate(cells)) + "</tr>"
+        for cells in table.rows
+    )
+    return (
+        f'<section><h2>{SEEDS_TITLE}</h2><p class="note">{SEEDS_NOTE}</p><div class="scroll"><table><thead><tr>{heads}'
+        f"</tr></thead><tbody>{lines}</tbody></table></div></section>"
+    )
+
+
+def _list_section(title: str, items: dict[str, str]) -> str:
+    if not items:
+        return ""
+    parts = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in items.items())
+    return f"<section><h2>{title}</h2><dl>{parts}</dl></section>"
 
 
 def _legend(names: Iterable[str]) -> str:
-    items = "".join(f'<span><i class="s{index % 6}"></i>{_text(name)}</span>' for index, name in enumerate(names))
+    items = "".join(f'<span><i class="s{index % 8}"></i>{_text(name)}</span>' for index, name in enumerate(names))
     return f'<div class="legend">{items}</div>'
 
 

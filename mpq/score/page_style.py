@@ -9,6 +9,7 @@ STYLE = """
   --warn-ground: #fff6df; --warn-ink: #6b4700; --warn-rule: #eac968;
   --good: #0a7040; --bad: #b3261e; --good-ground: #e4f5ec; --bad-ground: #fdebea; --flat-ground: #eef0f4;
   --s0: #2563eb; --s1: #c2410c; --s2: #047857; --s3: #7c3aed; --s4: #be185d; --s5: #0e7490;
+  --s6: #a16207; --s7: #4b5563;
 }
 @media (prefers-color-scheme: dark) {
   :root {
@@ -16,6 +17,7 @@ STYLE = """
     --warn-ground: #33290f; --warn-ink: #f5dc9a; --warn-rule: #6f5a1f;
     --good: #6ee7a8; --bad: #ff9d94; --good-ground: #12352a; --bad-ground: #40201f; --flat-ground: #262c37;
     --s0: #7aa7ff; --s1: #fb9460; --s2: #4fd1a0; --s3: #b99bff; --s4: #f58bbd; --s5: #5cc8e0;
+    --s6: #e3b341; --s7: #a3adba;
   }
 }
 * { box-sizing: border-box; }
@@ -67,7 +69,7 @@ dt { font-weight: 600; }
 dd { margin: 0; color: var(--soft); overflow-wrap: anywhere; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 10px 0 4px; font-size: 14px; }
 .legend i { display: inline-block; width: 18px; height: 3px; margin-right: 8px; vertical-align: middle; }
-.legend i { border-radius: 2px; background: var(--soft); }
+.legend i { border-radius: 2px; background: var(--c, var(--soft)); }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(330px, 1fr)); gap: 24px; }
 .charts { margin-top: 16px; }
 .chart { display: block; width: 100%; height: auto; }
@@ -81,7 +83,7 @@ dd { margin: 0; color: var(--soft); overflow-wrap: anywhere; }
 .chart text.label { fill: var(--c); font-weight: 600; }
 .s0 { --c: var(--s0); } .s1 { --c: var(--s1); } .s2 { --c: var(--s2); }
 .s3 { --c: var(--s3); } .s4 { --c: var(--s4); } .s5 { --c: var(--s5); }
-.legend i.s0, .legend i.s1, .legend i.s2, .legend i.s3, .legend i.s4, .legend i.s5 { background: var(--c); }
+.s6 { --c: var(--s6); } .s7 { --c: var(--s7); }
 footer { margin-top: 28px; color: var(--soft); font-size: 13.5px; }
 code { font: 13px ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 @media (max-width: 640px) {

@@ -9,7 +9,7 @@ from pathlib import Path
 from mpq.io import PathLike, atomic_path
 from mpq.score.records import FIRST_PASS, ORACLE, RESCORED, ResultRecord
 
-LIGHT_COLOURS = ("#2563eb", "#c2410c", "#047857", "#7c3aed", "#be185d", "#0e7490")
+LIGHT_COLOURS = ("#2563eb", "#c2410c", "#047857", "#7c3aed", "#be185d", "#0e7490", "#a16207", "#4b5563")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from mpq.io import BadInput, PathLike, atomic_write, read_jsonl, read_yaml
-from mpq.score.page import SYNTHETIC_NOTE, Curves, Report, render_html
+from mpq.score.page import PAPERS_TITLE, SYNTHETIC_NOTE, WORDS_TITLE, Curves, Report, render_html
 from mpq.score.plot import size_wer, size_wer_plot
 from mpq.score.records import read_results
-from mpq.score.table import render_markdown
+from mpq.score.seeds import SEEDS_NOTE, SEEDS_TITLE
+from mpq.score.table import markdown_lines, render_markdown
 
 _TITLE = "Results"
 
@@ -36,7 +37,11 @@ def load_report(exp: PathLike) -> Report:
         synthetic=given.take("synthetic", bool, False),
         tune_set=given.take("tune_set", str, "dev"),
         columns=_texts(given.take("columns", dict, {})),
-        curves=[_read_curves(root, _Given(path, item)) for item in given.take("curves", list, [])],
+        curves=[
+            curves for item in given.take("curves", list, []) if (curves := _read_curves(root, _Given(path, item)))
+        ],
+        words=[str(words) for words in given.take("words", list, [])],
+        papers=_texts(given.take("papers", dict, {})),
     )
     given.finish()
     return report
@@ -50,21 +55,26 @@ def write_report(exp: PathLike, report: Report) -> None:
     with atomic_write(root / "report.html") as file:
         file.write(render_html(report))
     title = f"{report.title} (synthetic speech)" if report.synthetic else report.title
-    size_wer_plot(root / "size_wer.png", size_wer(report.records, report.test_set), title)
+    size_wer_plot(root / "size_wer.png", size_wer(report.shown, report.test_set), title)
 
 
 def render_results(report: Report) -> str:
-    """The report in Markdown: the table, the plot, what the columns mean, and what was run."""
+    """The report in Markdown: what the results say, the table, the plot, what the columns mean, and what was run."""
     table = report.table
     parts = [f"# {report.title}", report.summary]
     if report.synthetic:
         parts.append(f"> **{SYNTHETIC_NOTE}**")
     meanings = [f"- **{column.title}**: {column.meaning}" for column in table.columns if column.meaning]
-    facts = [f"- {name}: {value}" for name, value in report.facts.items()]
+    if report.words:
+        parts += [f"## {WORDS_TITLE}", *report.words, "## Results"]
     parts += [render_markdown(table).rstrip(), "![size against word error rate](size_wer.png)"]
     parts += ["\n".join(meanings)]
-    if facts:
-        parts += ["## What was run", "\n".join(facts)]
+    if seeds := report.seed_table:
+        rule = ["---", *["---:"] * (len(seeds.heads) - 1)]
+        parts += [f"## {SEEDS_TITLE}", SEEDS_NOTE, markdown_lines([seeds.heads, rule, *seeds.rows]).rstrip()]
+    for title, items in ((PAPERS_TITLE, report.papers), ("What was run", report.facts)):
+        if items:
+            parts += [f"## {title}", "\n".join(f"- {name}: {value}" for name, value in items.items())]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -97,19 +107,22 @@ class _Given:
             raise BadInput(f"{self.path}: unknown key {next(iter(self.keys))!r}; expected some of {known}")
 
 
-def _read_curves(root: Path, given: _Given) -> Curves:
-    """One chart: the values of a metric in files of JSON lines that training wrote."""
+def _read_curves(root: Path, given: _Given) -> Curves | None:
+    """One chart: a metric in files of JSON lines that training wrote; None where an optional one has no file."""
     title, y_title, metric = (given.take(key, str) for key in ("title", "y_title", "metric"))
-    files = given.take("files", dict)
+    files, x = given.take("files", dict), given.take("x", str, "epoch")
+    optional = given.take("optional", bool, False)
     given.finish()
     lines = {}
     for name, file in files.items():
         path = root / str(file)
+        if optional and not path.exists():
+            continue
         points = []
         for number, row in read_jsonl(path):
-            point = row.get("epoch"), row.get(metric)
+            point = row.get(x), row.get(metric)
             if not all(isinstance(value, int | float) for value in point):
-                raise BadInput(f"{path}:{number}: expected numbers under 'epoch' and {metric!r}")
-            points.append((float(row["epoch"]), float(row[metric])))
+                raise BadInput(f"{path}:{number}: expected numbers under {x!r} and {metric!r}")
+            points.append((float(row[x]), float(row[metric])))
         lines[str(name)] = points
-    return Curves(title, y_title, lines)
+    return Curves(title, y_title, lines, x) if lines else None

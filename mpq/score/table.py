@@ -142,7 +142,11 @@ def print_table(table: Table, console: Console | None = None) -> None:
 def render_markdown(table: Table) -> str:
     """The table in Markdown."""
     rule = ["---:" if column.numeric else "---" for column in table.columns]
-    lines = [[column.title for column in table.columns], rule, *table.cells()]
+    return markdown_lines([[column.title for column in table.columns], rule, *table.cells()])
+
+
+def markdown_lines(lines: Iterable[Sequence[str]]) -> str:
+    """Lines of cells as Markdown writes them."""
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 

@@ -1,0 +1,170 @@
+# shellcheck shell=bash
+# The table of every method (./run.sh mini --table lm): its rows, and stages 7 to 10. Sourced by run.sh.
+# shellcheck disable=SC2154
+#
+# A row is LM-METHOD-BITS or LM-METHOD-BITS-seedN (trained with seed N more than the others'); METHOD is
+#   ste admm                   the same bits everywhere, trained by straight-through estimation or by ADMM
+#   kl hessian nas kl-node     bits by matrix (node: by row of a matrix) within an average; trained as mixed_train says
+#   random rule                the same with plans that know nothing of the model
+# Each row has steps of its own named after it in stages 7 (its plan), 8 (training) and 9 (rescoring): one that was
+# killed is all that is done again. What a method measures serves all its rows. How: conf/table/*.yaml.
+# Written: EXP/table-lm/{search/LM-METHOD,plan,quant,rescore}/ and the results there.
+
+table_rows=()
+for lm in lstm transformer; do
+  table_rows+=("$lm" "$lm"-{ste,admm}-{8,4,3,2,1} "$lm"-{kl,hessian,nas,kl-node}-{4,3,2} "$lm"-{random,rule}-{3,2}
+    "$lm"-{ste,admm}-2-seed{1,2})
+done
+mixed_train=ste # or admm
+chosen_rows=()
+
+# --rows: sets chosen_rows, in the table's order. Called by parse_options.
+check_options() {
+  local pattern row found patterns
+  local -A chosen=()
+  if [ "$table" = none ]; then
+    [ -z "$rows" ] || option_die "--rows is for --table lm; give both or neither"
+    return 0
+  fi
+  if [ "$rows" = list ]; then
+    printf '%s\n' "${table_rows[@]}"
+    exit 0
+  fi
+  IFS=, read -ra patterns <<< "${rows:-*}"
+  for pattern in "${patterns[@]}"; do
+    found=false
+    for row in "${table_rows[@]}"; do
+      # shellcheck disable=SC2053  # a pattern, not a text
+      if [[ $row == $pattern ]]; then chosen[$row]=1 found=true; fi
+    done
+    [ "$found" = true ] || option_die "--rows: no row fits '$pattern'$(did_you_mean "$pattern" "${table_rows[@]}"); --rows list names them"
+  done
+  for row in "${table_rows[@]}"; do [ -z "${chosen[$row]:-}" ] || chosen_rows+=("$row"); done
+}
+
+# The parts of a row's name: sets row_lm row_method row_bits row_seed; false for a float model, whose row is LM.
+split_row() {
+  local core=${1%-seed*}
+  row_lm=${1%%-*} row_bits=${core##*-} row_method=${core#*-} row_seed=$seed
+  row_method=${row_method%-*}
+  [ "$core" = "$1" ] || row_seed=$((seed + ${1##*-seed}))
+  [ "$1" != "$row_lm" ]
+}
+
+# Runs COMMAND, which writes into DIR, and leaves in DIR/seconds how long its result took: DIR is emptied first, unless
+# the same command was killed and CHECKPOINT is there, from which it goes on; then what led to that counts too.
+# timed DIR CHECKPOINT COMMAND...
+timed() {
+  local dir=$1 checkpoint=$2 word key began=0 before=0 old=""
+  shift 2
+  key=$( (printf '%s\n' "$@" && for word; do [ ! -f "$word" ] || cat "$word"; done) | sha256sum)
+  [ ! -e "$dir/running" ] || { read -r began before && read -r old; } < "$dir/running"
+  if [ -e "$checkpoint" ] && [ "$old" = "$key" ]; then
+    before=$(stat -c %.Y "$checkpoint" | awk -v began="$began" -v before="$before" '{ print before + ($1 > began ? $1 - began : 0) }')
+  else
+    rm -rf "$dir"
+    mkdir -p "$dir"
+    before=0
+  fi
+  began=$EPOCHREALTIME
+  printf '%s %s\n%s\n' "$began" "$before" "$key" > "$dir/running"
+  "$@"
+  rm "$dir/running"
+  awk -v began="$began" -v before="$before" -v now="$EPOCHREALTIME" 'BEGIN { printf "%.1f\n", before + now - began }' > "$dir/seconds"
+}
+
+# The row's search, sets row_search, and where it keeps what it measured, row_costs; false for rows without one.
+row_search() {
+  split_row "$1" && [[ $row_method != @(ste|admm) ]] || return 1
+  local method=${row_method%-node} level=layer
+  [ "$row_method" = "$method" ] || level=node
+  row_costs=$exp/table-lm/search/$row_lm-$row_method
+  row_conf=conf/table/$method.yaml
+  row_search=(mpq search --config "$row_conf" --method "$method" --level "$level" --model "$exp/lm/$row_lm/model.mpq"
+    --text "$exp/data/lm/train.txt" --dev "$exp/data/lm/dev.txt" --seed "$seed" --costs "$row_costs/costs.json" "${small_search[@]}")
+}
+
+# Stage 7: what each method measures once for a model, then the plan of every row
+search_table_bits() {
+  local row name seen=" "
+  for row in "${chosen_rows[@]}"; do
+    row_search "$row" || continue
+    name=$row_lm-$row_method
+    [[ $seen != *" $name "* ]] || continue
+    seen+="$name "
+    job "$name" --threads 1 --gpu 1 --in "$row_conf" "$exp/lm/$row_lm/model.mpq" "$exp"/data/lm/{train,dev}.txt --out "$row_costs/costs.json" \
+      -- timed "$row_costs" "$row_costs/plan.yaml.search/checkpoint.pt" "${row_search[@]}" --bits 4 --out "$row_costs/plan.yaml"
+  done
+  run_jobs
+  for row in "${chosen_rows[@]}"; do
+    row_search "$row" || continue
+    job "$row" --threads 1 --in "$row_costs/costs.json" --out "$exp/table-lm/plan/$row.yaml" \
+      -- "${row_search[@]}" --bits "$row_bits" --out "$exp/table-lm/plan/$row.yaml"
+  done
+  run_jobs
+}
+
+# Stage 8
+train_table_rows() {
+  local row out model train plan bits
+  for row in "${chosen_rows[@]}"; do
+    split_row "$row" || continue
+    out=$exp/table-lm/quant/$row model=$exp/lm/$row_lm/model.mpq
+    case "$row_method" in
+      ste | admm) train=$row_method plan=() bits=(--bits "$row_bits") ;;
+      *) train=$mixed_train plan=("$exp/table-lm/plan/$row.yaml") bits=(--plan "$exp/table-lm/plan/$row.yaml") ;;
+    esac
+    job "$row" --threads 1 --gpu 1 --in "conf/table/$row_lm-$train.yaml" "$model" "${plan[@]}" "$exp"/data/lm/{train,dev}.txt --out "$out"/{model.mpq,seconds} \
+      -- timed "$out" "$out/model.mpq.train/checkpoint.pt" mpq quantize --config "conf/table/$row_lm-$train.yaml" --model "$model" "${bits[@]}" \
+        --train "$train" --text "$exp/data/lm/train.txt" --dev "$exp/data/lm/dev.txt" --out "$out/model.mpq" --fit.seed "$row_seed" "${small_lm[@]}"
+  done
+  run_jobs
+}
+
+# Stage 9; the float models and the first pass are those of the usual table
+rescore_table_rows() {
+  local row lm
+  rescore_job first-pass "$exp/rescore/first-pass"
+  for lm in "${lms[@]}"; do
+    [[ " ${chosen_rows[*]}" != *" $lm"* ]] || rescore_job "$lm" "$exp/rescore/$lm" "$exp/lm/$lm/model.mpq"
+  done
+  for row in "${chosen_rows[@]}"; do
+    ! split_row "$row" || rescore_job "$row" "$exp/table-lm/rescore/$row" "$exp/table-lm/quant/$row/model.mpq"
+  done
+  run_jobs
+}
+
+# The minutes that DIR/seconds says: minutes DIR
+minutes() {
+  awk '{ printf "%.2f", $1 / 60 }' "$1/seconds"
+}
+
+# What `mpq results --rows` reads, for the rows that have been rescored, now or before
+list_table_rows() {
+  local row columns none='"Search min": "–", "Train min": "–"' # from the first row: they say the columns' order
+  echo '{"system": "first-pass"}'
+  for row in "${table_rows[@]}"; do
+    if ! split_row "$row"; then
+      [ ! -e "$exp/rescore/$row/hyp-test.txt" ] || printf '{"system": "%s", "seed": %d, "columns": {%s}}\n' "$row" "$seed" "$none"
+      continue
+    fi
+    [ -e "$exp/table-lm/rescore/$row/hyp-test.txt" ] || continue
+    columns="\"Train min\": $(minutes "$exp/table-lm/quant/$row")"
+    ! row_search "$row" || columns="\"Search min\": $(minutes "$row_costs"), $columns"
+    printf '{"system": "%s", "seed": %d, "columns": {%s}}\n' "$row" "$row_seed" "$columns"
+  done
+}
+
+# Stage 10: of all rows that there are, whatever --rows
+report_table() {
+  local out=$exp/table-lm
+  if [ "$dry_run" = false ]; then
+    mkdir -p "$out"
+    list_table_rows > "$out/rows.jsonl.tmp"
+    mv "$out/rows.jsonl.tmp" "$out/rows.jsonl"
+  fi
+  step table-results --in "$out/rows.jsonl" "$exp"/data/{dev,test}/text "$exp"/rescore/*/hyp-*.txt "$out"/rescore/*/hyp-*.txt --out "$out/results.jsonl" \
+    -- mpq results "$exp" --systems "$out" --rows "$out/rows.jsonl" --seed "$seed"
+  step table-report --in "$out/results.jsonl" conf/table_lm.yaml --out "$out"/{RESULTS.md,report.html,size_wer.png} \
+    -- report "$out" conf/table_lm.yaml
+}

@@ -1,0 +1,51 @@
+"""Systems trained with several seeds: mean and spread of what they reach."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from mpq.score.records import ResultRecord
+
+SEEDS_TITLE = "Over seeds"
+SEEDS_NOTE = (
+    "Mean, sample standard deviation and range over systems that differ in nothing but the seed of their training."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SeedTable:
+    """Headings, and a row of texts for each system with several seeds."""
+
+    heads: list[str]
+    rows: list[list[str]]
+
+
+def base_name(system: str) -> str:
+    """The name of a system without its seed: ``lstm-ste-2`` of ``lstm-ste-2-seed1``."""
+    return re.sub(r"-seed\d+$", "", system)
+
+
+def summarize_seeds(records: Sequence[ResultRecord], set_name: str) -> SeedTable | None:
+    """Perplexity and error rate on a set over the seeds of each system; None where none has two."""
+    groups: dict[str, list[ResultRecord]] = {}
+    for record in records:
+        if record.set == set_name:
+            groups.setdefault(base_name(record.system), []).append(record)
+    rows = [
+        [name, str(len(group)), _spread([record.perplexity for record in group], 1), _spread([r.wer for r in group], 2)]
+        for name, group in groups.items()
+        if len(group) > 1
+    ]
+    return SeedTable(["System", "Seeds", "Perplexity", f"{set_name} WER"], rows) if rows else None
+
+
+def _spread(values: Sequence[float | None], digits: int) -> str:
+    """``110.2 ± 0.4 (109.8 to 110.6)``; nothing where a value is missing."""
+    numbers = [value for value in values if value is not None]
+    if len(numbers) < len(values):
+        return ""
+    low, high = min(numbers), max(numbers)
+    return f"{mean(numbers):.{digits}f} ± {stdev(numbers):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
