@@ -29,8 +29,10 @@ def run(args: Namespace) -> None:
     import shutil
     from importlib.util import find_spec
 
-    from mpq.io import BadInput, check_writable
+    from mpq.io import BadInput, check_range, check_writable
 
+    for option in ("disk_gb", "memory_gb"):
+        check_range(f"--{option.replace('_', '-')}", args[option], "[0, inf)")
     check_writable(Path(args.exp_dir, "file"))
     folder = Path(args.exp_dir).absolute()
     while not folder.exists():

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from mpq.io import BadInput, check_writable
+from mpq.io import BadInput, check_range, check_writable
 
 PARTS = ("train", "dev", "test")
 
@@ -49,9 +49,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Runs ``mpq features``."""
-    for name in ("nj", "n_mels"):
-        if args[name] < 1:
-            raise BadInput(f"--{name.replace('_', '-')} {args[name]}: expected a number above 0")
+    check_range("--nj", args.nj, "[1, inf)")
     if (args.cuts is None) == (args.data is None):
         raise BadInput("give either --cuts (one manifest) or --data (a folder of `mpq prepare`)")
     out, speeds = Path(args.out), parse_speeds(args.speed)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mpq.fst.native import fst_to_arrays
 from mpq.fst.paths import best_paths, make_word_lattice, to_kaldi
-from mpq.io import BadInput, Hyp, Lattice, NBest, SymbolTable
+from mpq.io import BadInput, Hyp, Lattice, NBest, SymbolTable, check_ranges
 from mpq.lang.arpa import NgramLm
 
 _FLOOR = -1e4  # stands for log 0: sums must stay finite
@@ -35,9 +35,7 @@ class DecoderConfig:
     n_best: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("beam", "lattice_beam", "acoustic_scale", "n_best"):
-            if not getattr(self, name) > 0:
-                raise BadInput(f"{name} is {getattr(self, name)}; expected a number above 0")
+        check_ranges(self, beam="(0, inf)", lattice_beam="(0, inf)", acoustic_scale="(0, inf)", n_best="[1, 1e6]")
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,12 @@ from mpq.io.kaldi_nbest import read_kaldi_nbest, write_kaldi_nbest
 from mpq.io.lattice import Lattice, LatticeBuilder
 from mpq.io.nbest import Hyp, NBest, read_nbest, write_nbest
 from mpq.io.progress import progress
-from mpq.io.symbols import SymbolTable, read_symbols, write_symbols
+from mpq.io.ranges import SEEDS, check_range, check_ranges
+from mpq.io.symbols import SymbolTable, check_symbols_hash, read_symbols, write_symbols, write_symbols_hash
 from mpq.io.text import read_text, split_words, write_text
 
 __all__ = [
+    "SEEDS",
     "BadInput",
     "Hyp",
     "Lattice",
@@ -37,6 +39,9 @@ __all__ = [
     "SymbolTable",
     "atomic_path",
     "atomic_write",
+    "check_range",
+    "check_ranges",
+    "check_symbols_hash",
     "check_writable",
     "finite",
     "hash_config",
@@ -58,6 +63,7 @@ __all__ = [
     "write_lattices",
     "write_nbest",
     "write_symbols",
+    "write_symbols_hash",
     "write_text",
     "write_yaml",
 ]

@@ -122,6 +122,8 @@ def read_lines(path: PathLike) -> Iterator[tuple[int, str]]:
     with open_text(path) as file:
         try:
             for number, line in enumerate(file, start=1):
+                if "\0" in line:
+                    raise BadInput(f"{path}:{number}: holds a NUL byte; expected a text file")
                 yield number, line.rstrip("\n")
         except UnicodeDecodeError:
             raise BadInput(_not_utf8(path)) from None

@@ -6,6 +6,7 @@ model's score) and ``score`` (the weighted sum) appear once rescoring has comput
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from mpq.io.errors import BadInput
 from mpq.io.files import PathLike, finite, read_jsonl, write_jsonl
 from mpq.io.text import split_words
+
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # JSON can hold them: NUL and halves of surrogate pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +55,8 @@ def read_nbest(path: PathLike) -> Iterator[NBest]:
     seen: set[str] = set()
     for number, row in read_jsonl(path):
         utt = row.get("utt")
-        if not isinstance(utt, str) or split_words(utt) != [utt]:
-            raise BadInput(f'{path}:{number}: "utt" is {utt!r}; expected an utterance id without blanks')
+        if not isinstance(utt, str) or split_words(utt) != [utt] or _NO_TEXT.search(utt):
+            raise BadInput(f'{path}:{number}: "utt" is {utt!r:.60}; expected an utterance id without blanks')
         where = f"{path}:{number}: utterance {utt!r}"
         if utt in seen:
             raise BadInput(f"{where} is given twice; every id must be unique")
@@ -76,8 +79,8 @@ def _hyp(item: Any, where: str) -> Hyp:
     text = item.get("text")
     if not isinstance(text, str):
         raise BadInput(f'{where}: "text" is {text!r:.60}; expected a string of words')
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise BadInput(f'{where}: "text" holds half a surrogate pair, which no text file can: {text!r:.60}')
+    if found := _NO_TEXT.search(text):
+        raise BadInput(f'{where}: "text" holds {found[0]!r}, which no text file can: {text!r:.60}')
     am, lm = (_score(item, key, where) for key in ("am", "lm"))
     nnlm, score = (None if item.get(key) is None else _score(item, key, where) for key in ("nnlm", "score"))
     return Hyp(" ".join(split_words(text)), am, lm, nnlm, score)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from mpq.io.errors import BadInput
-from mpq.io.files import PathLike, atomic_write, read_lines
+from mpq.io.files import PathLike, atomic_write, read_lines, sha256_file
 from mpq.io.text import split_words
 
 
@@ -38,6 +39,26 @@ def read_symbols(path: PathLike) -> SymbolTable:
             raise BadInput(f"{path}:{number}: {line[:60]!r}: this word or number was given before")
         ids[word], words[index] = index, word
     return SymbolTable(ids.items())
+
+
+def write_symbols_hash(folder: PathLike, path: PathLike) -> None:
+    """Note in ``words.sha256`` which symbol table the archives of a folder were made with: they hold numbers only."""
+    with atomic_write(Path(folder) / "words.sha256") as file:
+        file.write(f"{sha256_file(path)}  {Path(path).name}\n")
+
+
+def check_symbols_hash(archive: PathLike, path: PathLike) -> None:
+    """Refuse a symbol table that is not the one noted beside an archive; without a note, anything goes."""
+    note = Path(archive).parent / "words.sha256"
+    if not note.is_file():
+        return
+    expected = next((line.split(" ")[0] for _, line in read_lines(note)), "")
+    found = sha256_file(path)
+    if found != expected:
+        raise BadInput(
+            f"{path}: not the words that {archive} was made with (sha256 {found[:12]}, {note} says "
+            f"{expected[:12] or 'nothing'}); give the words.txt of the lang folder that was decoded with"
+        )
 
 
 def write_symbols(path: PathLike, symbols: SymbolTable) -> None:

@@ -39,6 +39,6 @@ def write_text(path: PathLike, texts: Mapping[str, Iterable[str]]) -> None:
     with atomic_write(path) as file:
         for utt, words in texts.items():
             line = " ".join([utt, *words])
-            if split_words(line) != [utt, *words]:
-                raise BadInput(f"{path}: utterance {utt!r}: empty id or word, or a blank in one: {line[:80]!r}")
+            if split_words(line) != [utt, *words] or "\0" in line:
+                raise BadInput(f"{path}: utterance {utt!r}: empty id or word, or a blank or NUL in one: {line[:80]!r}")
             file.write(line + "\n")

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpq.data.lmtext import LmBatch
-from mpq.io import BadInput
+from mpq.io import BadInput, check_ranges
 from mpq.quant import QuantModule
 
 ARCHITECTURES = ("lstm", "transformer")
@@ -45,11 +45,7 @@ class LmConfig:
     def __post_init__(self) -> None:
         if self.arch not in ARCHITECTURES:
             raise BadInput(f"arch: '{self.arch}' is not a language model; expected {' or '.join(ARCHITECTURES)}")
-        for name in ("dim", "layers", "heads", "dim_ff"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"{name}: {getattr(self, name)} must be at least 1")
-        if not 0.0 <= self.dropout < 1.0:
-            raise BadInput(f"dropout: {self.dropout} must be at least 0 and below 1")
+        check_ranges(self, dim="[1, 1e6]", layers="[1, 1000]", dropout="[0, 1)", heads="[1, 1e6]", dim_ff="[1, 1e6]")
         if self.arch == "transformer" and self.dim % (2 * self.heads):
             raise BadInput(f"dim: {self.dim} must be divisible by 2 * heads ({2 * self.heads})")
 

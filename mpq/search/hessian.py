@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mpq.data.lmtext import LmBatch, LmText
-from mpq.io import BadInput, progress
+from mpq.io import BadInput, check_ranges, progress
 from mpq.lm import LanguageModel
 from mpq.search.costs import Costs, Grid, named_weights, per_cluster, squared_errors
 from mpq.search.sample import mean_loss, sample
@@ -54,10 +54,7 @@ class HessianConfig:
     def __post_init__(self) -> None:
         if self.probe not in PROBES:
             raise BadInput(f"probe: '{self.probe}' is not one of {', '.join(PROBES)}")
-        if self.max_probes < 1 or self.batch_tokens < 1 or self.tokens < 1:
-            raise BadInput("max_probes, batch_tokens, tokens: expected at least 1 each")
-        if self.tolerance < 0.0:
-            raise BadInput(f"tolerance: {self.tolerance} must be at least 0")
+        check_ranges(self, max_probes="[1, inf)", tolerance="[0, inf)", batch_tokens="[1, inf)", tokens="[1, inf)")
 
 
 def hessian_costs(

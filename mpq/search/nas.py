@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpq.data.lmtext import LmBatch
-from mpq.io import BadInput
+from mpq.io import BadInput, check_ranges
 from mpq.lm import LanguageModel
 from mpq.quant import project, straight_through
 from mpq.search.costs import Costs, Grid, named_weights
@@ -64,12 +64,9 @@ class NasConfig:
             raise BadInput(f"sampling: '{self.sampling}' is not one of {', '.join(SAMPLING)}")
         if self.penalty not in PENALTIES:
             raise BadInput(f"penalty: '{self.penalty}' is not one of {', '.join(PENALTIES)}")
-        if self.beta < 0.0:
-            raise BadInput(f"beta: {self.beta} must be at least 0")
+        check_ranges(self, batch_tokens="[1, inf)", beta="[0, inf)", t_start="(0, inf)", logit_speed="(0, inf)")
         if not 0.0 < self.t_end <= self.t_start:
             raise BadInput(f"t_end: {self.t_end} must be above 0 and at most t_start ({self.t_start})")
-        if self.logit_speed <= 0.0:
-            raise BadInput(f"logit_speed: {self.logit_speed} must be above 0")
         if self.fit.devices != 1:
             raise BadInput(f"devices: {self.fit.devices}: architecture search runs in one process; expected 1")
 

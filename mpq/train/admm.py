@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mpq.io import BadInput
+from mpq.io import check_ranges
 from mpq.quant import BitPlan, Quantized, project
 from mpq.train.loop import Plugin
 
@@ -44,14 +44,7 @@ class AdmmConfig:
     predict: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.rho <= 0.0:
-            raise BadInput(f"rho: {self.rho} must be above 0")
-        if self.growth < 1.0:
-            raise BadInput(f"growth: {self.growth} must be at least 1 (1 keeps rho)")
-        if self.every < 0:
-            raise BadInput(f"every: {self.every} must be at least 0 (0: one projection an epoch)")
-        if self.predict < 0.0:
-            raise BadInput(f"predict: {self.predict} must be at least 0 (0: no extra-gradient)")
+        check_ranges(self, rho="(0, inf)", growth="[1, inf)", every="[0, inf)", predict="[0, inf)")
 
 
 class Admm(Plugin):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpq.data.lmtext import LmBatch, LmText, Tokenizer, open_lm_text
-from mpq.io import BadInput, write_jsonl
+from mpq.io import check_ranges, write_jsonl
 from mpq.lm import LanguageModel, LmConfig, LoadedLm, build_lm, perplexity
 from mpq.quant import BitPlan, freeze, quantizable, quantize_model
 from mpq.train.admm import Admm, AdmmConfig
@@ -35,6 +35,9 @@ class LmTrainConfig:
     model: LmConfig = field(default_factory=LmConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     batch_tokens: int = 1024
+
+    def __post_init__(self) -> None:
+        check_ranges(self, batch_tokens="[1, inf)")
 
 
 @dataclass
@@ -58,10 +61,7 @@ class QuantTrainConfig:
     admm: AdmmConfig = field(default_factory=AdmmConfig)
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.distill <= 1.0:
-            raise BadInput(f"distill: {self.distill} must be between 0 and 1")
-        if not 0.0 < self.epoch_part <= 1.0:
-            raise BadInput(f"epoch_part: {self.epoch_part} must be above 0 and at most 1")
+        check_ranges(self, batch_tokens="[1, inf)", distill="[0, 1]", epoch_part="(0, 1]")
 
 
 @dataclass(frozen=True)

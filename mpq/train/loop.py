@@ -25,7 +25,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from mpq.io import BadInput, atomic_write, hash_config, progress, write_jsonl
+from mpq.io import SEEDS, BadInput, atomic_write, check_ranges, hash_config, progress, write_jsonl
 
 SCHEDULES = ("linear", "cosine", "constant")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true")
@@ -65,18 +65,8 @@ class FitConfig:
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise BadInput(f"schedule: '{self.schedule}' is not one of {', '.join(SCHEDULES)}")
-        if self.epochs < 1:
-            raise BadInput(f"epochs: {self.epochs} must be at least 1")
-        if not 0.0 <= self.warmup < 1.0:
-            raise BadInput(f"warmup: {self.warmup} must be at least 0 and below 1 (a part of all steps)")
-        for name in ("lr", "grad_clip"):
-            if not 0.0 < getattr(self, name) < math.inf:
-                raise BadInput(f"{name}: {getattr(self, name)} must be above 0 and finite")
-        if not 0.0 <= self.beta2 < 1.0:
-            raise BadInput(f"beta2: {self.beta2} must be at least 0 and below 1")
-        for name, least in (("weight_decay", 0), ("patience", 0), ("seed", 0), ("devices", 1)):
-            if getattr(self, name) < least:
-                raise BadInput(f"{name}: {getattr(self, name)} must be at least {least}")
+        check_ranges(self, epochs="[1, inf)", warmup="[0, 1)", lr="(0, inf)", grad_clip="(0, inf)", beta2="[0, 1)")
+        check_ranges(self, weight_decay="[0, inf)", patience="[0, inf)", seed=SEEDS, devices="[1, inf)")
         if self.precision not in PRECISIONS:
             raise BadInput(f"precision: '{self.precision}' is not one of {', '.join(PRECISIONS)}")
 

@@ -55,4 +55,4 @@ def test_bad_input_is_one_line(mpq_cli: Cli, text: Path, tmp_path: Path) -> None
     done = mpq_cli("decode", "--am", "m.mpq", "--features", "f", "--lang", "nowhere", "--out", "o")
     assert "phones.txt: no such file" in failed(done)
     done = mpq_cli("decode", "--am", "m.mpq", "--features", "f", "--lang", "nowhere", "--out", "o", "--beam", "0")
-    assert "beam is 0.0; expected a number above 0" in failed(done)
+    assert "beam: 0.0 must be above 0" in failed(done)

@@ -166,7 +166,7 @@ def test_command_refuses_bad_options(tmp_path: Path, cuts_path: Path) -> None:
 
     for options, expected in (
         ({"cuts": str(tmp_path / "nothing.jsonl.gz")}, "nothing.jsonl.gz: no such file"),
-        ({"cuts": str(cuts_path), "nj": 0}, "--nj 0: expected a number above 0"),
+        ({"cuts": str(cuts_path), "nj": 0}, "--nj: 0 must be at least 1"),
         ({"cuts": str(cuts_path), "n_mels": -1}, "--n-mels -1: expected"),
         ({}, "give either --cuts"),
         ({"cuts": str(cuts_path), "data": str(tmp_path)}, "give either --cuts"),

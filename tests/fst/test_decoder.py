@@ -162,7 +162,7 @@ def test_nan_scores_are_refused(language: tuple[Path, Lexicon, NgramLm]) -> None
 
 @pytest.mark.parametrize("name", ["beam", "lattice_beam", "acoustic_scale", "n_best"])
 def test_options_must_be_positive(language: tuple[Path, Lexicon, NgramLm], name: str) -> None:
-    with pytest.raises(BadInput, match=f"{name} is 0; expected a number above 0"):
+    with pytest.raises(BadInput, match=f"{name}: 0 must be (above 0|at least 1)"):
         make_decoder(language[0], language[2], **{name: 0})
 
 

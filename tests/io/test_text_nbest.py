@@ -14,6 +14,7 @@ from mpq.io import (
     Hyp,
     NBest,
     SymbolTable,
+    check_symbols_hash,
     read_kaldi_nbest,
     read_nbest,
     read_symbols,
@@ -21,10 +22,11 @@ from mpq.io import (
     write_kaldi_nbest,
     write_nbest,
     write_symbols,
+    write_symbols_hash,
     write_text,
 )
 
-WORD = st.text(st.characters(codec="utf-8", exclude_characters=" \t\n\r\f\v\ufeff"), min_size=1, max_size=8)
+WORD = st.text(st.characters(codec="utf-8", exclude_characters="\0 \t\n\r\f\v\ufeff"), min_size=1, max_size=8)
 SCORE = st.floats(allow_nan=False, allow_infinity=False)
 HYP = st.builds(
     Hyp,
@@ -53,6 +55,7 @@ def test_text_round_trip(texts: dict[str, list[str]], suffix: str, tmp_path_fact
         ("u1 a\nu2 b\nu1 c\n", r"text:3: utterance 'u1' is given twice"),
         ("u1 a\n\nu2 b\n", r"text:2: no utterance id before ''"),
         (" u1 a\n", r"text:1: no utterance id before ' u1 a'"),
+        ("u1 a\nu2 b\0\n", r"text:2: holds a NUL byte; expected a text file"),
     ],
 )
 def test_wrong_text(tmp_path: Path, text: str, message: str) -> None:
@@ -62,8 +65,8 @@ def test_wrong_text(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_text_with_blanks_in_a_word_is_not_written(tmp_path: Path) -> None:
-    for texts in ({"u1": ["a b"]}, {"u 1": ["a"]}, {"u1": [""]}, {"": ["a"]}):
-        with pytest.raises(BadInput, match="empty id or word, or a blank in one"):
+    for texts in ({"u1": ["a b"]}, {"u 1": ["a"]}, {"u1": [""]}, {"": ["a"]}, {"u1": ["a\0"]}):
+        with pytest.raises(BadInput, match="empty id or word, or a blank or NUL in one"):
             write_text(tmp_path / "text", texts)
     assert not (tmp_path / "text").exists()
 
@@ -98,7 +101,9 @@ GOOD = '{"utt": "u1", "hyps": [{"text": "a", "am": -1, "lm": -2.5}]}'
         ('{"utt": "u2", "hyps": [{"text": "a", "am": 0, "lm": 0, "nnlm": "x"}]}', r""""nnlm" is 'x'"""),
         ('{"utt": "u2", "hyps": [{"text": "a", "am": ' + "9" * 400 + ', "lm": 0}]}', r'"am" is 9+; expected a finite'),
         ('{"utt": "u2", "hyps": [{"text": "a", "am": ' + "9" * 5000 + ', "lm": 0}]}', "n:2: not JSON that can be"),
-        ('{"utt": "u2", "hyps": [{"text": "a \\ud800", "am": 0, "lm": 0}]}', "half a surrogate pair"),
+        ('{"utt": "u2", "hyps": [{"text": "a \\ud800", "am": 0, "lm": 0}]}', r"holds '\\ud800', which no text"),
+        ('{"utt": "u2", "hyps": [{"text": "a \\u0000", "am": 0, "lm": 0}]}', r"holds '\\x00', which no text"),
+        ('{"utt": "u2\\u0000", "hyps": [{"text": "a", "am": 0, "lm": 0}]}', "expected an utterance id"),
         ("[" * 100_000, r"n:2: not JSON that can be read \(maximum recursion"),
         (GOOD, r"n:2: utterance 'u1' is given twice"),
     ],
@@ -174,6 +179,16 @@ def test_symbols(tmp_path: Path) -> None:
         (tmp_path / "words.txt").write_text(f"a 1\nb 2\n{line}\n")
         with pytest.raises(BadInput, match=rf"words.txt:3: .*{message}"):
             read_symbols(tmp_path / "words.txt")
+
+
+def test_the_table_of_an_archive_is_remembered(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("a 1\n")
+    (tmp_path / "other.txt").write_text("b 1\n")
+    check_symbols_hash(tmp_path / "lat.gz", tmp_path / "other.txt")
+    write_symbols_hash(tmp_path, tmp_path / "words.txt")
+    check_symbols_hash(tmp_path / "lat.gz", tmp_path / "words.txt")
+    with pytest.raises(BadInput, match=r"other\.txt: not the words that .*lat\.gz was made with"):
+        check_symbols_hash(tmp_path / "lat.gz", tmp_path / "other.txt")
 
 
 def test_scores_are_json_numbers(tmp_path: Path) -> None:

@@ -139,11 +139,16 @@ def test_processes_share_the_batches(texts: LmTexts, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("options", "says"), [({"distill": 1.5}, "distill: 1.5"), ({"epoch_part": 0.0}, "epoch_part: 0.0 must be above 0")]
+    ("options", "says"),
+    [
+        ({"distill": 1.5}, "distill: 1.5"),
+        ({"epoch_part": 0.0}, "epoch_part: 0.0 must be above 0"),
+        ({"batch_tokens": 0}, "batch_tokens: 0 must be at least 1"),
+    ],
 )
 def test_bad_options(options: dict[str, float], says: str) -> None:
     with pytest.raises(BadInput, match=says):
-        QuantTrainConfig(**options)
+        QuantTrainConfig(**options)  # type: ignore[arg-type]
 
 
 def test_a_part_of_the_text_is_drawn_anew_for_each_epoch(texts: LmTexts) -> None:
