@@ -12,9 +12,9 @@ from mpq.score.plot import SizeWer, size_wer, size_wer_plot
 from mpq.score.records import ResultRecord, read_results, update_results
 from mpq.score.report import load_report, render_results, write_report
 from mpq.score.sctk import find_sctk, run_hubscr, run_sclite
-from mpq.score.stm import StmSegment, check_overlaps, check_segments, read_stm, write_stm
+from mpq.score.stm import StmSegment, read_stm, write_stm
 from mpq.score.table import Table, make_table, print_table, render_markdown, verdict
-from mpq.score.timed import ScoredSegment, align_segments
+from mpq.score.timed import ScoredSegment, TimedSet, align_segments, read_timed
 from mpq.score.wer import (
     WerResult,
     align_all,
@@ -40,6 +40,7 @@ __all__ = [
     "SizeWer",
     "StmSegment",
     "Table",
+    "TimedSet",
     "TimedWord",
     "WerResult",
     "align",
@@ -47,8 +48,6 @@ __all__ = [
     "align_segments",
     "bootstrap_interval",
     "check_ids",
-    "check_overlaps",
-    "check_segments",
     "count",
     "find_sctk",
     "highlights",
@@ -61,6 +60,7 @@ __all__ = [
     "read_glm",
     "read_results",
     "read_stm",
+    "read_timed",
     "render_html",
     "render_markdown",
     "render_results",

@@ -7,14 +7,14 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mpq.io import BadInput, PathLike
+from mpq.io import BadInput
 from mpq.score.ctm import TimedWord, write_ctm
 from mpq.score.glm import Rule, write_glm
-from mpq.score.stm import StmSegment, channel_of, write_stm
+from mpq.score.stm import channel_of, write_stm
+from mpq.score.timed import TimedSet
 from mpq.score.wer import Texts, WerResult
 
 _PLACES = ("/usr/lib/sctk/bin",)  # where Debian and Ubuntu install them
@@ -22,7 +22,7 @@ _SECONDS = 3600
 # as the evaluations were scored; asclite: at most 2 GB, words are not aligned over more than that
 _HUBSCR = ["-V", "-l", "english"]
 _OVERLAP = ["-h", "rt-stt", "-a", "-C", "-B", "8192", "-m", "1:2"]
-_ROW = re.compile(r"^ *\| *(\S+) *\|([ \d]+)\|([ \d]+)\| *$", re.MULTILINE)
+_ROW = re.compile(r"^ *\| *(\S+) *\|([ \d]+)\|([ \d]+)\|", re.MULTILINE)
 
 
 def find_sctk() -> Path | None:
@@ -31,43 +31,34 @@ def find_sctk() -> Path | None:
     return Path(found).parent if found else None
 
 
-def run_hubscr(
-    programs: Path,
-    segments: Sequence[StmSegment],
-    words: Iterable[TimedWord],
-    glm: PathLike | None = None,
-    overlap: int = 0,
-    reports: Path | None = None,
-) -> dict[str, WerResult]:
+def run_hubscr(programs: Path, timed: TimedSet, overlap: int = 0, reports: Path | None = None) -> dict[str, WerResult]:
     """Score by hubscr.pl, as the evaluations were.
 
     A channel in which nothing was recognized, which sclite refuses, is given the empty word ``@``.
 
     Args:
         programs: folder of the programs.
-        segments: the reference.
-        words: what was recognized; confidences are left out.
-        glm: file of mapping rules; None for none.
+        timed: reference, recognized words (confidences are left out) and rules.
         overlap: score segments in which up to so many speakers overlap, by asclite; 0: by sclite.
         reports: folder for sctk's own reports; None to keep none.
 
     Returns:
         Words and errors by speaker, ``sum`` for all.
     """
-    said = [TimedWord(word.recording, word.channel, word.start, word.duration, word.word) for word in words]
+    said = [replace(word, confidence=None) for word in timed.words]
     heard = {channel_of(word) for word in said}
-    silent = {channel_of(segment): segment for segment in segments if channel_of(segment) not in heard}
+    silent = {channel_of(segment): segment for segment in timed.segments if channel_of(segment) not in heard}
     said += [TimedWord(segment.recording, segment.channel, 0.0, 0.0, "@") for segment in silent.values()]
     how = [*_OVERLAP, f"-o{overlap}"] if overlap else ["-h", "hub5"]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         # labels must be explained in comments, and only serve a report that --subset replaces
-        write_stm(folder / "ref.stm", (replace(segment, labels="") for segment in segments))
+        write_stm(folder / "ref.stm", (replace(segment, labels="") for segment in timed.segments))
         write_ctm(folder / "hyp.ctm", said)
-        if glm is None:
+        if timed.glm is None:
             write_glm(folder / "rules.glm", [Rule("~", "~")], "no rules (rfilter1 needs one)")
         else:
-            shutil.copyfile(glm, folder / "rules.glm")
+            shutil.copyfile(timed.glm, folder / "rules.glm")
         _run(programs, ["hubscr.pl", *_HUBSCR, *how, "-g", "rules.glm", "-r", "ref.stm", "hyp.ctm"], folder)
         return _results(folder / "hyp.ctm.filt.raw", reports)
 
@@ -99,7 +90,9 @@ def _run(programs: Path, command: list[str], folder: Path) -> None:
     )  # fmt: skip
     if done.returncode != 0:
         lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-        raise BadInput(f"{command[0]} of sctk failed: {lines[-1] if lines else 'no message'}; --tool own scores without it")
+        raise BadInput(
+            f"{command[0]} of sctk failed: {lines[-1] if lines else 'no message'}; --tool own scores without it"
+        )
 
 
 def _results(summary: Path, reports: Path | None) -> dict[str, WerResult]:

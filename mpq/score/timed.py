@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from mpq.io import BadInput
+from mpq.io import BadInput, PathLike
 from mpq.score.align import Pair
-from mpq.score.ctm import TimedWord
-from mpq.score.glm import Glm
+from mpq.score.ctm import TimedWord, read_ctm
+from mpq.score.glm import Glm, read_glm
 from mpq.score.network import Text, align_texts, parse_text
-from mpq.score.stm import StmSegment, channels
+from mpq.score.stm import StmSegment, channels, check_overlaps, check_segments, read_stm
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,34 +44,70 @@ class _Recognized:
     item: str | list[Text]
 
 
-def align_segments(
-    segments: Iterable[StmSegment], words: Iterable[TimedWord], ref_glm: Glm | None = None, hyp_glm: Glm | None = None
-) -> list[ScoredSegment]:
-    """Align every scored segment with the words recognized in its time.
+@dataclass(frozen=True, slots=True)
+class TimedSet:
+    """What is scored by time.
+
+    Attributes:
+        segments: the reference.
+        words: what was recognized.
+        glm: file of mapping rules for both; None for none.
+    """
+
+    segments: list[StmSegment]
+    words: list[TimedWord]
+    glm: PathLike | None = None
+
+    def subset(self, prefix: str) -> TimedSet:
+        """Only the recordings whose names begin with ``prefix``; BadInput if there are none."""
+        segments = [segment for segment in self.segments if segment.recording.startswith(prefix)]
+        if not segments:
+            names = sorted({segment.recording for segment in self.segments})
+            raise BadInput(f"no recording of the reference begins with {prefix!r}; the first one is {names[0]!r}")
+        return TimedSet(segments, [word for word in self.words if word.recording.startswith(prefix)], self.glm)
+
+
+def read_timed(stm: PathLike, ctm: PathLike, glm: PathLike | None = None, overlapping: bool = False) -> TimedSet:
+    """Read a reference (STM) and recognized words (CTM), and check that they belong together.
 
     Args:
-        segments: the reference, of any channels; those of one channel must not overlap.
-        words: what was recognized in these channels.
-        ref_glm: rules for the reference (``stm``); None for none.
-        hyp_glm: rules for the recognized words (``ctm``).
+        stm: the reference.
+        ctm: what was recognized.
+        glm: mapping rules; None for none.
+        overlapping: whether segments of one channel may overlap.
+
+    Raises:
+        BadInput: what the readers refuse, recordings or channels of one file that the other has not, segments of one
+            channel that overlap.
+    """
+    timed = TimedSet(read_stm(stm), read_ctm(ctm), glm)
+    check_segments(stm, timed.segments, timed.words, ctm)
+    if not overlapping:
+        check_overlaps(stm, timed.segments)
+    return timed
+
+
+def align_segments(timed: TimedSet) -> list[ScoredSegment]:
+    """Align every scored segment with the words recognized in its time.
 
     Returns:
         The segments by recording, channel and start.
 
     Raises:
-        BadInput: parentheses or braces in a text that do not come in pairs.
+        BadInput: a broken file of rules; parentheses or braces in a text that do not come in pairs.
     """
-    recognized = channels(words)
-    normalize = cache((hyp_glm or Glm()).apply)
+    ref_glm, hyp_glm = (Glm() if timed.glm is None else read_glm(timed.glm, kind) for kind in ("stm", "ctm"))
+    recognized = channels(timed.words)
+    normalize = cache(hyp_glm.apply)
     numbers: Counter[str] = Counter()
     scored = []
-    for channel, of_channel in channels(segments).items():
+    for channel, segments in channels(timed.segments).items():
         hyps = [item for word in recognized.get(channel, ()) for item in _recognize(word, normalize)]
-        for segment, hyp in zip(of_channel, _by_segment(of_channel, hyps), strict=True):
+        for segment, hyp in zip(segments, _by_segment(segments, hyps), strict=True):
             if not segment.is_scored:
                 continue
             try:
-                ref = parse_text((ref_glm or Glm()).apply(segment.text))
+                ref = parse_text(ref_glm.apply(segment.text))
             except BadInput as error:
                 where = f"line {segment.line} of the reference" if segment.line else f"segment at {segment.start:g} s"
                 raise BadInput(f"{where}: {error}") from None
@@ -83,14 +119,18 @@ def align_segments(
 
 def _recognize(word: TimedWord, normalize: Callable[[str], str]) -> Iterator[_Recognized]:
     """What sclite gets for one recognized word: no word, one, several that share its time, or alternatives."""
-    options = [option.split() for option in normalize(word.word).replace("{", " ").replace("}", " ").split("/")]
-    timed = [[(middle, text) for middle, text in _share(word, option)] for option in options if option]
+    try:
+        text = normalize(word.word).replace("{", " ").replace("}", " ")
+    except BadInput as error:
+        where = f"recording {word.recording!r}, channel {word.channel!r}, {word.start:g} s"
+        raise BadInput(f"recognized words, {where}: {error}") from None
+    options = [option.split() for option in text.split("/")]
+    timed = [list(_share(word, option)) for option in options if option]
     if len(timed) == 1:
-        for middle, text in timed[0]:
-            yield _Recognized(middle, parse_text(text)[0])
+        yield from (_Recognized(middle, parse_text(said)[0]) for middle, said in timed[0])
     elif timed:
         latest = max(middle for option in timed for middle, _ in option)
-        yield _Recognized(latest, [parse_text(" ".join(text for _, text in option)) for option in timed])
+        yield _Recognized(latest, [parse_text(" ".join(said for _, said in option)) for option in timed])
 
 
 def _share(word: TimedWord, texts: Sequence[str]) -> Iterator[tuple[float, str]]:
