@@ -70,6 +70,22 @@ def an4_dir(an4_tar: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def librispeech_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small synthetic LibriSpeech, its language model files in the folder beside it (read it only)."""
+    from tests.corpora.librispeech import make_librispeech
+
+    return make_librispeech(tmp_path_factory.mktemp("librispeech"))
+
+
+@pytest.fixture(scope="session")
+def ami_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small synthetic AMI: audio and annotations in one folder (read it only)."""
+    from tests.corpora.ami import make_ami
+
+    return make_ami(tmp_path_factory.mktemp("ami"))
+
+
+@pytest.fixture(scope="session")
 def sctk_bin() -> Path:
     """Folder with NIST sclite and sc_stats."""
     for folder in (Path("/usr/lib/sctk/bin"), *map(Path, os.environ.get("PATH", "").split(os.pathsep))):

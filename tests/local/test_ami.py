@@ -1,0 +1,187 @@
+"""AMI: what is made of the corpus, and what is said of one that is not whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lhotse import load_manifest, validate
+
+from local import ami
+from local.nxt import Token, split_sentences
+from mpq.data.manifests import Spoken
+from mpq.io import BadInput, read_lines, read_text
+from mpq.score.stm import read_stm
+from tests.corpora.ami import MEETINGS, zip_annotations
+
+MANUAL = "ami_public_manual_1.6.2"
+
+
+@pytest.fixture
+def corpus(ami_dir: Path, tmp_path: Path) -> Path:
+    """A copy to damage: audio files are links."""
+
+    def copy(source: str, target: str) -> None:
+        (os.symlink if source.endswith(".wav") else shutil.copyfile)(source, target)
+
+    shutil.copytree(ami_dir, tmp_path / "amicorpus", copy_function=copy)
+    return tmp_path / "amicorpus"
+
+
+@pytest.fixture(scope="module")
+def data(ami_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is prepared of the headsets (read it only)."""
+    out = tmp_path_factory.mktemp("data")
+    said = ami.prepare(out, corpus_dirs=[ami_dir], partial=True)
+    assert said.startswith("train 38 utterances, ") and "9 speakers; dev 13 utterances" in said
+    return out
+
+
+def test_every_headset_has_its_own_speaker(data: Path) -> None:
+    for part, meetings in (("train", {"ES2002a", "EN2001a"}), ("dev", {"ES2011a"}), ("eval", {"ES2004a"})):
+        cuts = load_manifest(data / part / "cuts.jsonl.gz")
+        validate(cuts)
+        seen = set()
+        for cut in cuts:
+            _, meeting, headset, speaker, *times = cut.id.split("_")
+            number = int(headset[1:])
+            assert cut.supervisions[0].speaker == speaker == MEETINGS[meeting][number]
+            assert cut.recording.sources[0].source.endswith(f"/{meeting}.Headset-{number}.wav")
+            assert [round(100 * cut.start), round(100 * cut.end)] == [int(time) for time in times]
+            seen.add((meeting, number))
+        assert seen == {(meeting, number) for meeting in meetings for number in range(len(MEETINGS[meeting]))}
+
+
+def test_speech_lies_where_the_segments_say(data: Path) -> None:
+    for cut in list(load_manifest(data / "dev" / "cuts.jsonl.gz"))[:4]:
+        whole = cut.recording.load_audio()[0]
+        rest = np.delete(whole, slice(int(cut.start * 16000), int(cut.end * 16000)))
+        assert np.mean(cut.load_audio() ** 2) > 2 * np.mean(rest**2)
+
+
+def test_text_is_normalized_as_kaldi_does(data: Path) -> None:
+    texts = [" ".join(words) for part in ("train", "dev", "eval") for words in read_text(data / part / "text").values()]
+    words = {word for text in texts for word in text.split()}
+    assert {"mm-hmm", "um", "t.", "v."} <= words  # hesitations are words, initials have full stops
+    assert not [text for text in texts if text != text.lower() or "laugh" in text or "," in text or text.endswith(" .")]
+    assert any(text.endswith("on the t. v.") for text in texts)  # sentences are split at full stops
+    assert any((len(text.split()) > 6 and " hea heavy " in text) or " gre green " in text for text in texts)
+    assert [ami.normalize(word) for word in ("I'm", "L_C_D_", "O_K_", "Uh-huh", "anti-trust", "-", "s\u00e9ance")] == [
+        "i'm",
+        "l. c. d.",
+        "ok",
+        "uh-huh",
+        "anti trust",
+        "",
+        "seance",
+    ]
+
+
+def test_reference_and_language_model_text(data: Path) -> None:
+    segments = read_stm(data / "dev" / "stm")
+    texts = read_text(data / "dev" / "text")
+    assert sorted(segment.text for segment in segments) == sorted(" ".join(words) for words in texts.values())
+    assert {segment.recording for segment in segments} == {f"AMI_ES2011a_H{number:02d}" for number in range(4)}
+    times = sorted((segment.start, segment.end) for segment in segments)
+    assert any(first[1] > second[0] for first, second in pairwise(times))  # people overlap
+    for part in ("train", "dev", "eval"):
+        assert len(list(read_lines(data / "lm" / f"{part}.txt"))) == len(read_text(data / part / "text"))
+
+
+def test_distant_microphone(ami_dir: Path, data: Path, tmp_path: Path) -> None:
+    ami.prepare(tmp_path, corpus_dirs=[ami_dir], mic="sdm", partial=True)
+    near, far = (load_manifest(folder / "dev" / "cuts.jsonl.gz") for folder in (data, tmp_path))
+    assert sorted((cut.start, cut.supervisions[0].speaker) for cut in near) == sorted(
+        (cut.start, cut.supervisions[0].speaker) for cut in far
+    )
+    assert {cut.recording.sources[0].source.rsplit("/", 1)[1] for cut in far} == {"ES2011a.Array1-01.wav"}
+    with pytest.raises(BadInput, match=r"no beamformed files \(MEETING_MDM8.wav\): .*BeamformIt.* or use --mic sdm"):
+        ami.check(corpus_dirs=[ami_dir], mic="mdm", partial=True)
+    with pytest.raises(BadInput, match="--mic far: expected ihm, sdm, mdm"):
+        ami.check(corpus_dirs=[ami_dir], mic="far")
+
+
+def test_beamformed_files_and_a_zip_in_folders_of_their_own(corpus: Path, tmp_path: Path) -> None:
+    for meeting in MEETINGS:
+        source = (corpus / meeting / "audio" / f"{meeting}.Array1-01.wav").resolve()
+        target = tmp_path / "beamformed" / meeting / f"{meeting}_MDM8.wav"
+        target.parent.mkdir(parents=True)
+        target.symlink_to(source)
+    (tmp_path / "manual").mkdir()
+    shutil.move(zip_annotations(corpus / MANUAL), tmp_path / "manual")
+    said = ami.check(corpus_dirs=[tmp_path / "beamformed", tmp_path / "manual"], mic="mdm", partial=True)
+    assert said.startswith("train 38 utterances")
+    assert [path.name for path in (tmp_path / "manual").iterdir()] == [f"{MANUAL}.zip"]  # nothing is unpacked beside it
+    with pytest.raises(BadInput, match=r"has no ami_public_manual_1.6.2 \(folder or .zip\)"):
+        ami.check(corpus_dirs=[corpus])
+
+
+def test_a_missing_headset_shifts_nobody(corpus: Path, tmp_path: Path) -> None:
+    (corpus / "ES2011a" / "audio" / "ES2011a.Headset-1.wav").unlink()
+    ami.prepare(tmp_path / "out", corpus_dirs=[corpus], partial=True)
+    cuts = load_manifest(tmp_path / "out" / "dev" / "cuts.jsonl.gz")
+    pairs = {(cut.recording_id[-3:], cut.supervisions[0].speaker) for cut in cuts}
+    people = MEETINGS["ES2011a"]
+    assert pairs == {(f"H{number:02d}", people[number]) for number in (0, 2, 3)}
+
+
+def test_everything_that_is_wrong_in_one_message(corpus: Path) -> None:
+    words = corpus / MANUAL / "words"
+    broken = words / "ES2002a.A.words.xml"
+    lines = broken.read_text().splitlines(True)
+    broken.write_text("".join(lines[:7]) + '   <w nite:id="ES20')
+    (words / "ES2004a.B.words.xml").unlink()
+    wav = corpus / "EN2001a" / "audio" / "EN2001a.Headset-2.wav"
+    data = wav.read_bytes()
+    wav.unlink()
+    wav.write_bytes(data[: len(data) // 2])
+    shifted = corpus / MANUAL / "segments" / "ES2011a.C.segments.xml"
+    shifted.write_text(shifted.read_text().replace("words0)", "words999)", 1))
+    with pytest.raises(BadInput) as error:
+        ami.check(corpus_dirs=[corpus], partial=True)
+    message = str(error.value)
+    assert "\n" not in message
+    for expected in (
+        f"{broken}:8: not well-formed XML (unclosed token)",
+        "1 annotation files missing: words/ES2004a.B.words.xml",
+        f"recording AMI_EN2001a_H02: {wav}: truncated: its header promises",
+        f"{shifted}: segment ES2011a.sync.C0 points at",
+    ):
+        assert expected in message
+    with pytest.raises(BadInput, match=r"666 of 683 headset files missing: ES2002b.Headset-0.wav.*--partial"):
+        ami.check(corpus_dirs=[corpus])
+
+
+def test_segments_after_the_end_of_the_audio(tmp_path: Path) -> None:
+    item = Spoken("u1", "s", tmp_path / "a.wav", "so it is", "a", 9.0, 9.9)
+    items = [item, replace(item, utt="u2", end=11.0), replace(item, utt="u3", start=10.5, end=11.0)]
+    items += [replace(item, utt="u4", end=9.02), replace(item, utt="u5", start=16.0, end=17.0)]
+    corpus, checks = ami.Corpus({}, {}), ami.Checks()
+    kept = ami._fit(items, {item.audio: 160000}, corpus.notes, checks)
+    assert [(kept_item.utt, kept_item.end) for kept_item in kept] == [("u1", 9.9), ("u2", 10.0)]
+    assert corpus.notes == {
+        "cut at the end of the audio": 1,
+        "left out, after the end of the audio": 2,
+        "left out, too short": 1,
+    }
+    assert checks.warnings == ["the audio ends before the transcript, by up to 7 s: a"]
+
+
+def test_long_sentences_are_cut_at_commas() -> None:
+    def tokens(text: str) -> list[Token]:
+        return [Token(word, word in ".,?", None, None) for word in text.split()]
+
+    def split(text: str, longest: int) -> list[str]:
+        return [" ".join(token.text for token in part) for part in split_sentences(tokens(text), longest)]
+
+    text = "a b , c d e , f . g , h ? i"
+    assert split(text, 30) == ["a b c d e f", "g h", "i"]
+    assert split(text, 4) == ["a b", "c d e f", "g h", "i"]
+    assert all(len(part.split()) <= 3 for part in split(text, 3))
+    assert split("a b c d e", 3) == ["a b c d e"]  # nowhere to cut
+    assert split(", , .", 3) == []
