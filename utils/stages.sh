@@ -38,13 +38,13 @@ decode_sets() {
   done
 }
 
-# Stage 6: train_language_models UNITS
+# Stage 6: train_language_models UNITS [CONF OUT]
 train_language_models() {
-  local lm
+  local lm conf=${2:-conf} out=${3:-$exp/lm}
   for lm in "${lms[@]}"; do
-    job "$lm" --gpu 1 --in "conf/$lm.yaml" "$exp"/data/lm/{train,dev}.txt "$1" --out "$exp/lm/$lm/model.mpq" \
-      -- mpq train-lm --config "conf/$lm.yaml" --train "$exp/data/lm/train.txt" --dev "$exp/data/lm/dev.txt" \
-        --tokenizer "$1" --out "$exp/lm/$lm" --fit.seed "$seed" "${small_lm[@]}" "${small_dim[@]}"
+    job "$lm" --gpu 1 --in "$conf/$lm.yaml" "$exp"/data/lm/{train,dev}.txt "$1" --out "$out/$lm/model.mpq" \
+      -- mpq train-lm --config "$conf/$lm.yaml" --train "$exp/data/lm/train.txt" --dev "$exp/data/lm/dev.txt" \
+        --tokenizer "$1" --out "$out/$lm" --fit.seed "$seed" "${small_lm[@]}" "${small_dim[@]}"
   done
   run_jobs
 }

@@ -46,14 +46,15 @@ fi
 
 if stage 4; then train_acoustic_model; fi
 if stage 5; then decode_sets; fi
-if stage 6; then train_language_models "$exp/lang/tokenizer.model"; fi
 
 if [ "$table" = lm ]; then
+  if stage 6; then train_language_models "$exp/lang/tokenizer.model" conf/table "$exp/table-lm/lm"; fi
   if stage 7; then search_table_bits; fi
   if stage 8; then train_table_rows; fi
   if stage 9; then rescore_table_rows; fi
   if stage 10; then report_table; fi
 else
+  if stage 6; then train_language_models "$exp/lang/tokenizer.model"; fi
   if stage 8; then quantize_systems; fi
   if stage 9; then rescore_systems; fi
   if stage 10; then report_results; fi

@@ -8,7 +8,9 @@
 #   random rule                the same with plans that know nothing of the model
 # Each row has steps of its own named after it in stages 7 (its plan), 8 (training) and 9 (rescoring): one that was
 # killed is all that is done again. What a method measures serves all its rows. How: conf/table/*.yaml.
-# Written: EXP/table-lm/{search/LM-METHOD,plan,quant,rescore}/ and the results there.
+# The float models are trained until dev stops improving (the recipe's usual ones are not), so that more training alone
+# cannot make a compressed one look good.
+# Written: EXP/table-lm/{lm,search/LM-METHOD,plan,quant,rescore}/ and the results there.
 
 table_rows=()
 for lm in lstm transformer; do
@@ -80,7 +82,7 @@ row_search() {
   [ "$row_method" = "$method" ] || level=node
   row_costs=$exp/table-lm/search/$row_lm-$row_method
   row_conf=conf/table/$method.yaml
-  row_search=(mpq search --config "$row_conf" --method "$method" --level "$level" --model "$exp/lm/$row_lm/model.mpq"
+  row_search=(mpq search --config "$row_conf" --method "$method" --level "$level" --model "$exp/table-lm/lm/$row_lm/model.mpq"
     --text "$exp/data/lm/train.txt" --dev "$exp/data/lm/dev.txt" --seed "$seed" --costs "$row_costs/costs.json" "${small_search[@]}")
 }
 
@@ -92,7 +94,7 @@ search_table_bits() {
     name=$row_lm-$row_method
     [[ $seen != *" $name "* ]] || continue
     seen+="$name "
-    job "$name" --threads 1 --gpu 1 --in "$row_conf" "$exp/lm/$row_lm/model.mpq" "$exp"/data/lm/{train,dev}.txt --out "$row_costs/costs.json" \
+    job "$name" --threads 1 --gpu 1 --in "$row_conf" "$exp/table-lm/lm/$row_lm/model.mpq" "$exp"/data/lm/{train,dev}.txt --out "$row_costs/costs.json" \
       -- timed "$row_costs" "$row_costs/plan.yaml.search/checkpoint.pt" "${row_search[@]}" --bits 4 --out "$row_costs/plan.yaml"
   done
   run_jobs
@@ -109,7 +111,7 @@ train_table_rows() {
   local row out model train plan bits
   for row in "${chosen_rows[@]}"; do
     split_row "$row" || continue
-    out=$exp/table-lm/quant/$row model=$exp/lm/$row_lm/model.mpq
+    out=$exp/table-lm/quant/$row model=$exp/table-lm/lm/$row_lm/model.mpq
     case "$row_method" in
       ste | admm) train=$row_method plan=() bits=(--bits "$row_bits") ;;
       *) train=$mixed_train plan=("$exp/table-lm/plan/$row.yaml") bits=(--plan "$exp/table-lm/plan/$row.yaml") ;;
@@ -121,12 +123,12 @@ train_table_rows() {
   run_jobs
 }
 
-# Stage 9; the float models and the first pass are those of the usual table
+# Stage 9; the first pass is that of the usual table
 rescore_table_rows() {
   local row lm
   rescore_job first-pass "$exp/rescore/first-pass"
   for lm in "${lms[@]}"; do
-    [[ " ${chosen_rows[*]}" != *" $lm"* ]] || rescore_job "$lm" "$exp/rescore/$lm" "$exp/lm/$lm/model.mpq"
+    [[ " ${chosen_rows[*]}" != *" $lm"* ]] || rescore_job "$lm" "$exp/table-lm/rescore/$lm" "$exp/table-lm/lm/$lm/model.mpq"
   done
   for row in "${chosen_rows[@]}"; do
     ! split_row "$row" || rescore_job "$row" "$exp/table-lm/rescore/$row" "$exp/table-lm/quant/$row/model.mpq"
@@ -145,7 +147,7 @@ list_table_rows() {
   echo '{"system": "first-pass"}'
   for row in "${table_rows[@]}"; do
     if ! split_row "$row"; then
-      [ ! -e "$exp/rescore/$row/hyp-test.txt" ] || printf '{"system": "%s", "seed": %d, "columns": {%s}}\n' "$row" "$seed" "$none"
+      [ ! -e "$exp/table-lm/rescore/$row/hyp-test.txt" ] || printf '{"system": "%s", "seed": %d, "columns": {%s}}\n' "$row" "$seed" "$none"
       continue
     fi
     [ -e "$exp/table-lm/rescore/$row/hyp-test.txt" ] || continue

@@ -3,7 +3,7 @@
 Reads   EXP/data/SET/text (references), EXP/decode/SET/nbest.jsonl.gz (for the oracle), and for every folder
         EXP/rescore/SYSTEM its hyp-SET.txt and the model EXP/lm/SYSTEM/model.mpq or EXP/quant/SYSTEM/model.mpq;
         the folder without a model is the first pass.
-        With --systems DIR, DIR/rescore/SYSTEM and DIR/quant/SYSTEM are looked at before those of EXP.
+        With --systems DIR, rescore/, lm/ and quant/ of DIR are looked at before those of EXP.
 Writes  EXP/results.jsonl (DIR/results.jsonl), one record for each system and set; `mpq report` makes table, plot and
         page of it.
 
@@ -119,7 +119,7 @@ def _systems(
         folder = next(
             (path for root in (out, exp) if (path := root / "rescore" / name).is_dir()), out / "rescore" / name
         )
-        places = [out / "quant", exp / "lm", exp / "quant"]
+        places = [root / kind for root in (out, exp) for kind in ("lm", "quant")]
         models = [path for place in places if (path := place / name / "model.mpq").exists()]
         model = read_model_file(models[0]) if models else None
         hyps: dict[str, Texts] = {set_name: read_text(folder / f"hyp-{set_name}.txt") for set_name in sets}

@@ -3,13 +3,17 @@
     min F(Θ) + I(G)  such that  Θ = G,   G in the plan's tables;  scaled augmented Lagrangian (dual variable u)
     L(Θ, G, u) = F(Θ) + I(G) + ρ/2 ||Θ - G + u||^2 - ρ/2 ||u||^2
 
-    proximal   Θ <- argmin F(Θ) + ρ/2 ||Θ - G + u||^2, some steps of the training loop
+    proximal   Θ <- argmin F(Θ) + ρ/2 ||Θ - G + u||^2, some steps of the training loop: each a step of the optimizer on
+               F alone, then the penalty's proximal map, Θ <- (Θ + ρ (G - u)) / (1 + ρ)
     projection G <- Π(Θ + u), per matrix, row or group as the plan says
     dual       u <- u + Θ - G
 
 Leng et al., "Extremely Low Bit Neural Network: Squeeze the Last Bit Out with ADMM" (AAAI 2018); for language models
 arXiv 2111.14836 and, with a precision for each layer, 2112.11438. The net runs in float32 with Θ while it is trained;
 it is validated, kept and served with G.
+
+The penalty is kept out of the optimizer as weight decay is in AdamW: in Adam's gradient, its size would not matter once
+it is the larger part. On the mini LSTM at 2 bits, with rho grown to 94 that way, Θ stayed 17 % away from G.
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ class AdmmConfig:
     """How ADMM ties the float weights to the quantized ones.
 
     Attributes:
-        rho: weight of the penalty at first; its pull, rho times the distance, should be about a gradient's size.
+        rho: weight of the penalty at first: the part, rho / (1 + rho), of the distance to G that a step takes back.
         growth: what rho is multiplied by after each projection.
         every: optimizer steps between two projections; 0: one projection an epoch.
         predict: step length of the extra-gradient predictor; 0 takes plain gradient steps.
@@ -69,30 +73,34 @@ class Admm(Plugin):
         self._u: dict[str, Tensor] = {}
 
     def before_step(self, model: nn.Module, again: Callable[[], None]) -> None:
-        """Adds the gradient of the penalty, and for the extra-gradient variant takes both where the predictor is.
+        """Projects at the very first step; for the extra-gradient variant takes F's gradient where the predictor is.
 
-        With J(Θ) = F(Θ) + ρ/2 ||Θ - G + u||^2: Θp = Θ - predict ∇J(Θ), and the optimizer gets ∇J(Θp) for Θ.
+        With J(Θ) = F(Θ) + ρ/2 ||Θ - G + u||^2: Θp = Θ - predict ∇J(Θ), and the optimizer gets ∇F(Θp) for Θ.
         """
         if not self._u:
             for name, weight in self._weights(model):
                 self._u[name] = torch.zeros_like(weight)
                 self._project(name, weight)
-        self._add_penalty(model)
         if not self.config.predict:
             return
         start = [parameter.detach().clone() for parameter in model.parameters()]
         with torch.no_grad():
+            for name, weight in self._weights(model):
+                pull = (weight - self._g[name]).add_(self._u[name]).mul_(self._rho)
+                weight.grad = pull if weight.grad is None else weight.grad.add_(pull)
             for parameter in model.parameters():
                 if parameter.grad is not None:
                     parameter.sub_(parameter.grad, alpha=self.config.predict)
         again()
-        self._add_penalty(model)
         with torch.no_grad():
             for parameter, value in zip(model.parameters(), start, strict=True):
                 parameter.copy_(value)
 
+    @torch.no_grad()
     def after_step(self, model: nn.Module) -> None:
-        """Projects after every `every` steps."""
+        """Pulls the weights towards G - u, and projects after every `every` steps."""
+        for name, weight in self._weights(model):
+            weight.lerp_(self._g[name] - self._u[name], self._rho / (1.0 + self._rho))
         self._steps += 1
         if self.config.every and self._steps % self.config.every == 0:
             self._update(model)
@@ -141,12 +149,6 @@ class Admm(Plugin):
                     if name in held:
                         held[name] = held[name].to(parameter.device)
                 yield name, parameter
-
-    @torch.no_grad()
-    def _add_penalty(self, model: nn.Module) -> None:
-        for name, weight in self._weights(model):
-            pull = (weight - self._g[name]).add_(self._u[name]).mul_(self._rho)
-            weight.grad = pull if weight.grad is None else weight.grad.add_(pull)
 
     def _project(self, name: str, weight: Tensor) -> None:
         """G <- Π(Θ + u) of one weight."""

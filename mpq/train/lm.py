@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -48,7 +47,7 @@ class QuantTrainConfig:
         fit: epochs, learning rate, seed, ...
         batch_tokens: most tokens of a batch, padding included.
         distill: weight (0 to 1) of the divergence from the float model's predictions; cross entropy has the rest.
-        epoch_part: part (above 0, up to 1) of the training text that an epoch takes, drawn anew for each.
+        epoch_part: part (above 0, up to 1) of the training text that an epoch takes, each the next part of it.
         scratch: start from random weights instead of the float model's.
         admm: how ADMM is run, where it is what trains.
     """
@@ -94,7 +93,8 @@ class LmTask:
         teacher: a float model; it is not trained.
         distill: weight of the Kullback-Leibler divergence from the teacher (Hinton et al. 2015, temperature 1), 0 to 1;
             cross entropy has the rest.
-        epoch_part: part of the batches that an epoch takes; they are shuffled before.
+        epoch_part: part of the batches that an epoch takes: with a quarter, four epochs are one pass over the text,
+            which is shuffled anew for each pass.
     """
 
     def __init__(
@@ -114,7 +114,8 @@ class LmTask:
         self.teacher = teacher.eval() if teacher is not None else None
         self._texts = texts
         self._batch_tokens, self._seed, self._distill = batch_tokens, seed, distill
-        self._n_batches = math.ceil(epoch_part * texts.train.n_batches(batch_tokens))
+        self._n_pass = texts.train.n_batches(batch_tokens)
+        self._n_batches = int(epoch_part * self._n_pass)
 
     def steps_per_epoch(self) -> int:
         """Batches of an epoch in each process."""
@@ -123,8 +124,10 @@ class LmTask:
     def batches(self, epoch: int) -> Iterator[LmBatch]:
         """Every n-th batch of the epoch for each of n processes."""
         rank, world = _world()
-        batches = self._texts.train.batches(self._batch_tokens, self._seed, epoch)
-        return islice(batches, rank, self.steps_per_epoch() * world, world)
+        size = self.steps_per_epoch() * world
+        passes, part = divmod(epoch, max(1, self._n_pass // size))
+        batches = self._texts.train.batches(self._batch_tokens, self._seed, passes)
+        return islice(batches, part * size + rank, (part + 1) * size, world)
 
     def loss(self, model: nn.Module, batch: LmBatch, done: float) -> Tensor:
         """Mean over the units of the batch."""

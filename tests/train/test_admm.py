@@ -101,7 +101,7 @@ def test_it_reaches_the_best_ternary_weights(predict: float) -> None:
         assert precision is not None
         weight = task.model.get_parameter("0.weight")
         rounded = loss_of(task, project(weight, precision).dequantize()[0])
-        admm = Admm(plan, AdmmConfig(rho=0.005, growth=1.03, every=20, predict=predict))
+        admm = Admm(plan, AdmmConfig(rho=0.0025, growth=1.03, every=20, predict=predict))
         found, best = descend(task, admm), best_ternary(task)
         assert best - 1e-6 < found < rounded and floating < best
         assert admm.record[0]["residual"] > 0.05 > 1e-3 > admm.record[-1]["residual"]
@@ -137,19 +137,20 @@ def test_one_step_by_hand() -> None:
     backward()
     admm.before_step(model, backward)
     predicted = w - 0.1 * (a @ w - b + 0.5 * (w - g))
-    expected = a @ predicted - b + 0.5 * (predicted - g)
-    assert torch.allclose(model[0].weight.grad[0], expected, atol=1e-6)
+    assert torch.allclose(model[0].weight.grad[0], a @ predicted - b, atol=1e-6)
     assert torch.equal(model[0].weight[0].detach(), w), "the predictor's step is taken back"
-    admm.after_step(model)  # G and the dual follow from the same weights; rho doubles, so u = y / rho halves
-    assert torch.allclose(admm.state_dict()["u"]["0.weight"][0], (w - g) / 2, atol=1e-6)
-    residual = (w - g).norm() / w.norm()
-    assert admm.record == [{"step": 1, "rho": 0.5, "residual": pytest.approx(residual.item(), rel=1e-5)}]
-    backward()
-    Admm.before_step(admm, model, lambda: None)  # with gradients at one place, the predictor changes the pull alone
-    u = (w - g) / 2
-    first = a @ w - b + 1.0 * (w - g + u)
-    moved = w - 0.1 * first
-    assert torch.allclose(model[0].weight.grad[0], first + 1.0 * (moved - g + u), atol=1e-5)
+    admm.after_step(model)  # the optimizer has not moved: what is left is the proximal map, ρ = 1/2
+    moved = (w + 0.5 * g) / 1.5
+    assert torch.allclose(model[0].weight[0], moved, atol=1e-6)
+    u = (moved - g) / 2  # G is still that of w; rho doubles, so u = y / rho halves
+    assert torch.allclose(admm.state_dict()["u"]["0.weight"][0], u, atol=1e-3), "but for the new fit of the scale"
+    assert admm.record[0]["step"] == 1 and admm.record[0]["rho"] == 0.5
+    g, u = admm.state_dict()["codes"]["0.weight"], admm.state_dict()["u"]["0.weight"][0].clone()
+    g = (g[0] * g[1])[0]
+    assert admm.record[0]["residual"] == pytest.approx(((moved - g).norm() / moved.norm()).item(), rel=1e-5)
+    Admm.before_step(admm, model, backward)
+    admm.after_step(model)
+    assert torch.allclose(model[0].weight[0], (moved + 1.0 * (g - u)) / 2.0, atol=1e-6), "ρ = 1 now"
 
 
 FIT = FitConfig(epochs=3, lr=0.02, weight_decay=0.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import random
 from pathlib import Path
 
@@ -151,13 +150,15 @@ def test_bad_options(options: dict[str, float], says: str) -> None:
         QuantTrainConfig(**options)  # type: ignore[arg-type]
 
 
-def test_a_part_of_the_text_is_drawn_anew_for_each_epoch(texts: LmTexts) -> None:
+def test_parts_of_a_pass(texts: LmTexts) -> None:
     whole, part = (LmTask("x", build_lm(SIZES["lstm"], 12), texts, 64, 1, epoch_part=share) for share in (1.0, 0.3))
     n_whole = whole.steps_per_epoch()
-    assert part.steps_per_epoch() == math.ceil(0.3 * n_whole) < n_whole
-    epochs = [[batch.inputs.tolist() for batch in part.batches(epoch)] for epoch in (0, 1, 0)]
-    assert all(len(epoch) == part.steps_per_epoch() for epoch in epochs)
-    assert epochs[0] == epochs[2] != epochs[1]
+    assert part.steps_per_epoch() == int(0.3 * n_whole) < n_whole
+    passes = [[batch.inputs.tolist() for batch in whole.batches(epoch)] for epoch in (0, 1)]
+    parts = [[batch.inputs.tolist() for batch in part.batches(epoch)] for epoch in range(4)]
+    n = part.steps_per_epoch()
+    assert [*parts[0], *parts[1], *parts[2]] == passes[0][: 3 * n], "no sentence twice in a pass"
+    assert parts[3] == passes[1][:n] != parts[0]
 
 
 @pytest.mark.parametrize("arch", sorted(SIZES))

@@ -1,0 +1,116 @@
+"""`./run.sh mini --table lm`: choice of rows, a small table, its resumption and the time that a row took."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from mpq.io import read_jsonl
+from mpq.quant import read_plan
+from tests.recipes.recipe_runs import ROOT, Recipe
+
+ROWS = "lstm-kl-2,lstm-admm-2*1,lstm-admm-2"
+METHODS = {"ste", "admm", "kl", "hessian", "nas", "kl-node", "random", "rule"}
+
+
+def ask(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Asks for rows; nothing may need the environment or make the experiment folder."""
+    command = ["bash", str(ROOT / "run.sh"), "mini", f"--exp-dir={tmp_path / 'exp'}", *words]
+    env = dict(os.environ, MPQ_VENV="/no/such/venv")
+    asked = subprocess.run(command, env=env, cwd="/", capture_output=True, text=True, timeout=60)
+    assert not (tmp_path / "exp").exists()
+    return asked
+
+
+def test_list_of_rows(tmp_path: Path) -> None:
+    listed = ask(tmp_path, "--table", "lm", "--rows", "list")
+    assert listed.returncode == 0 and listed.stderr == ""
+    rows = listed.stdout.split()
+    assert len(set(rows)) == len(rows) and {"lstm", "transformer"} <= set(rows)
+    assert {row.removeprefix("lstm-").rpartition("-")[0] for row in rows if row.startswith("lstm-")} >= METHODS
+    for name in ("ste-8", "admm-1", "kl-3", "nas-2", "kl-node-2", "ste-2-seed1", "admm-2-seed2"):
+        assert f"lstm-{name}" in rows and f"transformer-{name}" in rows
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--rows", "lstm"], "--rows is for --table lm; give both or neither"),
+        (["--rows", "list"], "--rows is for --table lm; give both or neither"),
+        (["--table", "ml"], "--table 'ml': expected one of none, lm"),
+        (
+            ["--table", "lm", "--rows", "lstm,lstm-lk-2"],
+            "--rows: no row fits 'lstm-lk-2'; did you mean 'lstm-kl-2'?; --rows list names them",
+        ),
+        (["--table", "lm", "--rows", "*-7"], "--rows: no row fits '*-7'; --rows list names them"),
+        (["--table", "lm", "--rows", "lstm,,"], "--rows: no row fits ''; did you mean 'lstm'?; --rows list names them"),
+    ],
+)
+def test_wrong_rows(tmp_path: Path, words: list[str], message: str) -> None:
+    failed = ask(tmp_path, *words)
+    assert failed.returncode == 2
+    assert failed.stderr == f"mini: error: {message}\n"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_table_of_some_rows(mini_copy: Recipe) -> None:
+    table = mini_copy.exp / "table-lm"
+    words = ("--table", "lm", "--stage", "6", "--rows", ROWS)
+    printed = mini_copy.finish(*words)
+    assert printed.count("-- lstm-kl: starts") == 1 and (table / "lm/lstm/model.mpq").exists()
+    rows = {(row["system"], row["set"]): row for _, row in read_jsonl(table / "results.jsonl")}
+    systems = ("first-pass", "lstm", "lstm-admm-2", "lstm-kl-2", "lstm-admm-2-seed1")
+    assert sorted(rows) == sorted((name, part) for name in (*systems, "oracle") for part in ("dev", "test"))
+    kl, admm, again = (rows[name, "test"] for name in ("lstm-kl-2", "lstm-admm-2", "lstm-admm-2-seed1"))
+    assert kl["bits"] <= 2.0 and read_plan(table / "plan" / "lstm-kl-2.yaml").method == "kl"
+    assert 0 < kl["extra"]["Search min"] < 10 and 0 < kl["extra"]["Train min"] < 10
+    assert admm["bits"] == 2.0 < 2.0 + admm["extra"]["Stored bits"] == pytest.approx(2 + 32 / admm["ratio"], rel=0.02)
+    assert (admm["seed"], again["seed"]) == (0, 1) and 0 <= admm["p_float32"] <= 1
+    text = (table / "RESULTS.md").read_text()
+    assert "| lstm-kl-2 |" in text and "| lstm-admm-2-seed1 |" not in text and "| lstm-admm-2 | 2 |" in text
+    assert "2112.11438" in text and "about 16 times" in text
+    page = (table / "report.html").read_text()
+    assert "LSTM at 2 bits: ADMM against straight-through" in page and "Over seeds" in page
+    assert (table / "size_wer.png").stat().st_size > 500
+
+    printed = mini_copy.finish(*words)
+    assert "starts" not in printed and "runs again" not in printed
+
+
+TIMED = """
+source "$0"
+dir=$1
+timed "$dir" "$dir/checkpoint" bash -c '
+  [ -e "$0/checkpoint" ] || { sleep 0.5; touch "$0/checkpoint"; sleep "$1"; }
+' "$dir" "$2"
+"""
+
+
+def timed(folder: Path, seconds: int) -> list[str]:
+    """A command that writes a checkpoint after half a second and then takes so long, unless it is there."""
+    table = ROOT / "egs" / "mini" / "table_lm.sh"
+    return ["bash", "-euo", "pipefail", "-c", TIMED, str(table), str(folder), str(seconds)]
+
+
+def test_time_of_a_killed_row_counts_up_to_its_checkpoint(tmp_path: Path) -> None:
+    row = tmp_path / "row"
+    process = subprocess.Popen(timed(row, 60), start_new_session=True)
+    while not (row / "checkpoint").exists():
+        time.sleep(0.02)
+    time.sleep(0.7)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (row / "seconds").exists()
+    kept = (row / "checkpoint").stat().st_mtime - float((row / "running").read_text().split()[0])
+    began = time.time()
+    subprocess.run(timed(row, 60), check=True, timeout=50)
+    assert 0.5 < kept < float((row / "seconds").read_text()) + 0.1 < kept + time.time() - began + 0.2
+
+    subprocess.run(timed(row, 0), check=True, timeout=50)
+    assert float((row / "seconds").read_text()) > 0.4, "a finished one starts in an empty folder"
