@@ -26,13 +26,15 @@ from torch import Tensor, nn
 from mpq.data.lmtext import LmBatch
 from mpq.io import BadInput, check_ranges
 from mpq.lm import LanguageModel
-from mpq.quant import project, straight_through
+from mpq.quant import project
+from mpq.quant.table import round_to
 from mpq.search.costs import Costs, Grid, named_weights
 from mpq.train.lm import LmTexts
 from mpq.train.loop import FitConfig, fit
 
 SAMPLING = ("softmax", "gumbel")
 PENALTIES = ("sqrt", "size")
+REFIT = 25  # steps of the weights
 
 
 @dataclass
@@ -85,7 +87,9 @@ class Supernet(nn.Module):
         self.lm, self.grid, self.speed = lm, grid, speed
         # vectors, one for each matrix: weight decay is for matrices only
         self.logits = nn.ParameterList(torch.zeros(len(grid.candidates)) for _ in named_weights(lm))
-        self.mixture: list[Tensor] = []
+        self._scales: dict[tuple[str, int], Tensor] = {}
+        self._values: dict[str, list[Tensor]] = {}  # of the candidates, as long as the weights stay as they are
+        self._age = 0  # of the scales, in steps of the weights
 
     def log_alphas(self) -> dict[str, Tensor]:
         """ln a of every candidate, (n,), by weight name, at temperature 1."""
@@ -122,23 +126,47 @@ class Supernet(nn.Module):
             mixture: a (n,) of every matrix.
             train_weights: gradients go to the weights; else to the mixture.
         """
+        values = self._candidates()
         mixed: dict[str, Tensor] = {}
         for (name, weight), a in zip(named_weights(self.lm).items(), mixture, strict=True):
-            mixed[name] = self._mixed(weight, a.detach() if train_weights else a, train_weights)
+            if train_weights:  # straight through the rounding of every candidate, and the shares add up to 1
+                total = torch.zeros_like(weight)
+                for share, value in zip(a.tolist(), values[name], strict=True):
+                    total.add_(value, alpha=share)
+                mixed[name] = weight + (total - weight).detach()
+            else:
+                mixed[name] = torch.stack([share * value for share, value in zip(a, values[name], strict=True)]).sum(0)
         rest = {} if train_weights else {n: p.detach() for n, p in self.lm.named_parameters() if n not in mixed}
+        if train_weights:
+            self._values, self._age = {}, self._age + 1
         result: Tensor = torch.func.functional_call(self.lm, {**mixed, **rest}, (tokens, mask))
         return result
 
-    def _mixed(self, weight: Tensor, a: Tensor, train_weights: bool) -> Tensor:
-        """Σ_n a_n f_n(weight), (rows, columns)."""
-        total: Tensor | None = None
-        for share, n_bits in zip(a.unbind(), self.grid.candidates, strict=True):
-            precision = self.grid.precision(n_bits)
-            quantized = project(weight, precision)
-            value = straight_through(weight, quantized) if train_weights else quantized.dequantize()
-            total = share * value if total is None else total + share * value
-        assert total is not None
-        return total
+    def forget(self) -> None:
+        """Lets the scales of all candidates be fitted anew."""
+        self._values, self._age = {}, 0
+
+    @torch.no_grad()
+    def _candidates(self) -> dict[str, list[Tensor]]:
+        """f_n(weight) for all candidates by weight name, (rows, columns) each.
+
+        Scales are fitted anew every `REFIT` steps only: the fit takes most of the time, and weights move slowly.
+        """
+        if self._values:
+            return self._values
+        if self._age % REFIT == 0:
+            self._scales = {}
+        for name, weight in named_weights(self.lm).items():
+            self._values[name] = []
+            for n_bits in self.grid.candidates:
+                precision = self.grid.precision(n_bits)
+                if (name, n_bits) in self._scales:
+                    quantized = round_to(weight, self._scales[name, n_bits], precision)
+                else:
+                    quantized = project(weight, precision)
+                    self._scales[name, n_bits] = quantized.scale
+                self._values[name].append(quantized.dequantize())
+        return self._values
 
 
 @dataclass
@@ -168,6 +196,7 @@ class NasTask:
 
     def batches(self, epoch: int) -> Iterator[_Batch]:
         """Training batches, a held-out one after each; held-out text is gone through as often as it takes."""
+        self._net.forget()  # an epoch begins alike whether the search has just been resumed or not
         size, seed = self._config.batch_tokens, self._config.fit.seed
         rounds = (self._texts.dev.batches(size, seed, r) for r in count(epoch * self._n_batches))
         held_out = chain.from_iterable(rounds)
