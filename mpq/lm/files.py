@@ -55,12 +55,17 @@ def save_lm(
         plan: the plan of a quantized model.
         extra: figures of its training, for `mpq inspect`.
     """
+    copy_tokenizer(tokenizer, path)
+    plan = plan or uniform_plan(model, 32)
+    save_model(path, model, model.config.arch, asdict(model.config), plan, tokenizer.hash, extra)
+
+
+def copy_tokenizer(tokenizer: Tokenizer, path: PathLike) -> None:
+    """Copies a tokenizer to where `load_tokenizer` finds it: into the folder of the model `path`."""
     copy = Path(path).parent / ("tokenizer.model" if tokenizer.kind == "sentencepiece" else "words.txt")
     if copy.resolve() != tokenizer.path.resolve():
         with atomic_path(copy) as temporary:
             shutil.copyfile(tokenizer.path, temporary)
-    plan = plan or uniform_plan(model, 32)
-    save_model(path, model, model.config.arch, asdict(model.config), plan, tokenizer.hash, extra)
 
 
 def model_path(path: PathLike) -> Path:

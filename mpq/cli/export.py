@@ -1,0 +1,58 @@
+"""Write a language model as an ONNX file with low-bit operators, for onnxruntime.
+
+Reads   a packed or float model from `mpq quantize` or `mpq train-lm` (its units beside it).
+Writes  OUT.onnx, and a copy of the units beside it. Weights of up to 2, 4 and 8 bits become MatMulNBits and
+        GatherBlockQuantized (com.microsoft) with codes of 2, 4 and 8 bits: the same weights exactly; rows with bits of
+        their own are sorted by width. Float weights become MatMul and Gather. An LSTM's recurrence is a Scan.
+        Input: units (batch, time) int64, <s> first, padded on the right with any unit. Output: log_probs (batch, time,
+        number of units), natural logarithms. Metadata: architecture, config, bit_plan, vocab_hash, bos, eos, unk.
+
+--activations 8 has onnxruntime round the products' inputs to int8 (accuracy_level 4) as mpq does, though with a scale
+for each block of up to 256 columns where mpq has one a row: scores are close to mpq's, not equal. 32 is float32: the
+scores of the same weights without that rounding, slower for codes of 2 and 8 bits. Before the file is written, the
+installed onnxruntime scores a few sentences with it. Codes of 2 bits run in onnxruntime 1.31 and not in 1.24; for
+older ones (Python 3.10 has 1.23) give --min-bits 4.
+
+Example:
+  mpq export --model exp/quant/lstm-2/model.mpq --out lm.onnx
+
+Scoring a sentence with it, in Python:
+  import numpy as np, onnxruntime, sentencepiece
+  tokenizer = sentencepiece.SentencePieceProcessor(model_file="tokenizer.model")
+  units = [tokenizer.bos_id(), *tokenizer.encode("so it is"), tokenizer.eos_id()]
+  session = onnxruntime.InferenceSession("lm.onnx")
+  (log_probs,) = session.run(None, {"units": np.array([units[:-1]])})
+  print(log_probs[0, np.arange(len(units) - 1), units[1:]].sum())
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from jsonargparse import ArgumentParser, Namespace
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the options of ``mpq export``."""
+    parser.add_argument("--model", type=str, required=True, metavar="FILE", help="model.mpq, or its folder")
+    parser.add_argument("--out", type=str, required=True, metavar="FILE", help="ONNX file to write")
+    parser.add_argument("--tokenizer", type=str, metavar="FILE", help="the model's units (default: beside the model)")
+    parser.add_argument("--activations", type=Literal[8, 32], help="bits of activations (default: as the model's plan)")
+    parser.add_argument("--min-bits", type=Literal[2, 4, 8], default=2, help="narrowest codes to write")
+
+
+def run(args: Namespace) -> None:
+    """Runs ``mpq export``."""
+    from mpq.io import check_writable
+    from mpq.lm import load_lm
+    from mpq.lm.onnx import export_lm
+
+    check_writable(args.out, [args.model, f"{args.model}/model.mpq", args.tokenizer])
+    lm = load_lm(args.model, args.tokenizer)
+    done = export_lm(lm, args.out, args.activations, args.min_bits)
+    operators = ", ".join(f"{count} {name}" for name, count in sorted(done.operators.items())) or "no low-bit operator"
+    ratio = 4 * lm.n_parameters / done.n_bytes
+    print(
+        f"export: {operators}; {done.n_bytes} bytes, {ratio:.2f} times smaller than float32; "
+        f"onnxruntime's sentence scores differ from mpq's by up to {done.difference:.2%}: {args.out}"
+    )

@@ -1,0 +1,68 @@
+"""mpq export as a user runs it, and the example of its help."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mpq.cli import export
+from mpq.data.lmtext import Tokenizer, pad_sentences
+from mpq.lang.tokenizer import train_tokenizer
+from mpq.lm import LmConfig, build_lm, load_lm, save_lm
+from mpq.quant import quantize_model, save_model, uniform_plan
+
+from .conftest import Mpq
+
+TEXT = ["so it is", "so is it", "it is so", "is it so", "so so it is", "this is it"]
+
+
+@pytest.fixture
+def lm(tmp_path: Path) -> Path:
+    """Folder of an untrained model of 4 bits over sentencepiece units."""
+    train_tokenizer([line.split() for line in TEXT], tmp_path / "units.model", 20)
+    units = Tokenizer(tmp_path / "units.model")
+    torch.manual_seed(0)
+    model = build_lm(LmConfig("lstm", dim=16), len(units))
+    plan = uniform_plan(model, 4)
+    save_lm(tmp_path / "lm" / "model.mpq", quantize_model(model, plan), units, plan)
+    return tmp_path / "lm"
+
+
+def test_example_of_the_help_scores_a_sentence(
+    lm: Path, mpq: Mpq, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = mpq.succeed("export --model lm --out onnx/lm.onnx")
+    assert "1 GatherBlockQuantized, 3 MatMulNBits" in out and out.endswith(": onnx/lm.onnx\n")
+    assert (lm / "tokenizer.model").read_bytes() == (lm.parent / "onnx/tokenizer.model").read_bytes()
+    monkeypatch.chdir(lm.parent / "onnx")
+    assert export.__doc__ is not None
+    example = textwrap.dedent(export.__doc__.partition("in Python:\n")[2])
+    assert len(example.splitlines()) == 6
+    exec(example, {})
+    ours = load_lm(lm)
+    batch = pad_sentences([ours.tokenizer.encode("so it is")], ours.tokenizer.bos, ours.tokenizer.eos)
+    assert float(capsys.readouterr().out) == pytest.approx(ours.model.score(batch).item(), rel=1e-4)
+
+
+def test_bad_input_is_one_line(lm: Path, tmp_path: Path, mpq: Mpq) -> None:
+    acoustic = nn.Sequential(nn.Linear(4, 4))
+    save_model(tmp_path / "am.mpq", acoustic, "tdnn", {}, uniform_plan(acoustic, 32), "")
+    (tmp_path / "text.mpq").write_text("so it is\n")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/words.txt").write_text("so\nit\n")
+    for command, message in [
+        ("--model am.mpq --out o.onnx", "am.mpq: holds a tdnn model; expected a language model"),
+        ("--model text.mpq --out o.onnx", "text.mpq: not an mpq model file"),
+        ("--model none.mpq --out o.onnx", "none.mpq: no such file"),
+        ("--model lm --tokenizer other/words.txt --out o.onnx", "not the units that"),
+        ("--model lm --out lm", "lm: is a folder"),
+        ("--model lm --out lm/model.mpq", "is also an input"),
+        ("--model lm --out o.onnx --activations 16", "--activations"),
+        ("--model lm --out o.onnx --min-bits 3", "--min-bits"),
+    ]:
+        assert message in mpq.fail(f"export {command}"), command
+        assert not (tmp_path / "o.onnx").exists(), command
