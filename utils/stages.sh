@@ -38,11 +38,11 @@ decode_sets() {
   done
 }
 
-# Stage 6: train_language_models UNITS [CONF OUT]
+# Stage 6, of other configurations under steps of other names: train_language_models UNITS [CONF OUT PREFIX]
 train_language_models() {
   local lm conf=${2:-conf} out=${3:-$exp/lm}
   for lm in "${lms[@]}"; do
-    job "$lm" --gpu 1 --in "$conf/$lm.yaml" "$exp"/data/lm/{train,dev}.txt "$1" --out "$out/$lm/model.mpq" \
+    job "${4:-}$lm" --gpu 1 --in "$conf/$lm.yaml" "$exp"/data/lm/{train,dev}.txt "$1" --out "$out/$lm/model.mpq" \
       -- mpq train-lm --config "$conf/$lm.yaml" --train "$exp/data/lm/train.txt" --dev "$exp/data/lm/dev.txt" \
         --tokenizer "$1" --out "$out/$lm" --fit.seed "$seed" "${small_lm[@]}" "${small_dim[@]}"
   done

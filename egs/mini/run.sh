@@ -48,7 +48,7 @@ if stage 4; then train_acoustic_model; fi
 if stage 5; then decode_sets; fi
 
 if [ "$table" = lm ]; then
-  if stage 6; then train_language_models "$exp/lang/tokenizer.model" conf/table "$exp/table-lm/lm"; fi
+  if stage 6; then train_language_models "$exp/lang/tokenizer.model" conf/table "$exp/table-lm/lm" table-; fi
   if stage 7; then search_table_bits; fi
   if stage 8; then train_table_rows; fi
   if stage 9; then rescore_table_rows; fi

@@ -128,7 +128,7 @@ rescore_table_rows() {
   local row lm
   rescore_job first-pass "$exp/rescore/first-pass"
   for lm in "${lms[@]}"; do
-    [[ " ${chosen_rows[*]}" != *" $lm"* ]] || rescore_job "$lm" "$exp/table-lm/rescore/$lm" "$exp/table-lm/lm/$lm/model.mpq"
+    [[ " ${chosen_rows[*]}" != *" $lm"* ]] || rescore_job "table-$lm" "$exp/table-lm/rescore/$lm" "$exp/table-lm/lm/$lm/model.mpq"
   done
   for row in "${chosen_rows[@]}"; do
     ! split_row "$row" || rescore_job "$row" "$exp/table-lm/rescore/$row" "$exp/table-lm/quant/$row/model.mpq"
