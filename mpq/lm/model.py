@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from mpq.data.lmtext import LmBatch
 from mpq.io import BadInput, check_ranges
-from mpq.quant import QuantModule
+from mpq.quant import QuantModule, gelu
 
 ARCHITECTURES = ("lstm", "transformer")
+LOGITS = 1 << 20  # at once where only some are asked for: more would leave the processor's cache
+ROWS = 256  # but no fewer rows: fewer would make slower products
 
 
 @dataclass
@@ -87,13 +89,23 @@ class LanguageModel(nn.Module, ABC):
 
         The output layer is most of the work: leaving padding out before it is worth a copy.
         """
-        logits: Tensor = self.output(self.hidden(tokens)[mask])
+        logits: Tensor = self.output(self._rows(tokens, mask))
         return logits
+
+    def _rows(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """What the output layer sees at the M positions that `mask` (N, T) marks, (M, C)."""
+        marked = mask.flatten().nonzero().squeeze(1)
+        return self.hidden(tokens).flatten(0, 1).index_select(0, marked)
 
     def log_probs(self, batch: LmBatch) -> Tensor:
         """Natural-log probability of every target that is not padding, (M,), row after row."""
-        logits = self(batch.inputs, batch.mask).float()
-        return -F.cross_entropy(logits, batch.targets[batch.mask], reduction="none")
+        rows, targets = self._rows(batch.inputs, batch.mask), batch.targets[batch.mask]
+        at_once = max(ROWS, LOGITS // self.output.out_features)
+        losses = [
+            F.cross_entropy(self.output(some).float(), asked, reduction="none")
+            for some, asked in zip(torch.split(rows, at_once), torch.split(targets, at_once), strict=True)
+        ]
+        return -torch.cat(losses)
 
     def score(self, batch: LmBatch) -> Tensor:
         """Natural-log probability of each sentence, `</s>` included, (N,) float64."""
@@ -137,14 +149,12 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, turns: Tensor, mask: Tensor) -> Tensor:
         """`turns` (2, T, C / heads / 2) are the positions'; `mask` (T, T) is added to the scores."""
         n, t, c = x.shape
-        q, k, v = (
-            layer(x).view(n, t, self.heads, c // self.heads).transpose(1, 2)
-            for layer in (self.query, self.key, self.value)
-        )
-        q, k, v = self.exact(rotate(q, turns)), self.exact(rotate(k, turns)), self.exact(v)
+        q, k, v = (layer(x).view(n, t, self.heads, c // self.heads) for layer in (self.query, self.key, self.value))
+        turns = turns.unsqueeze(2)
+        q, k, v = (self.exact(part).transpose(1, 2) for part in (rotate(q, turns), rotate(k, turns), v))
         scores = q @ k.transpose(2, 3) * (c // self.heads) ** -0.5
         attended = (scores + mask).softmax(-1).to(v.dtype) @ v
-        out: Tensor = self.out(attended.transpose(1, 2).reshape(n, t, c).to(x.dtype))
+        out: Tensor = self.out(attended.transpose(1, 2).to(x.dtype).reshape(n, t, c))
         return out
 
     def exact(self, x: Tensor) -> Tensor:
@@ -170,7 +180,7 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
     """Turns the pairs (x[i], x[i + C/2]) of `x` (..., T, C) by `turns` (2, T, C / 2)."""
     cos, sin = turns.to(x.dtype)
     a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    return x * torch.cat([cos, cos], -1) + torch.cat([b, a], -1) * torch.cat([-sin, sin], -1)
 
 
 class Block(nn.Module):
@@ -186,8 +196,16 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, turns: Tensor, mask: Tensor) -> Tensor:
         x = x + self.dropout(self.attention(self.norm1(x), turns, mask))
-        x = x + self.dropout(self.contract(F.gelu(self.expand(self.norm2(x)), approximate="tanh")))
+        x = x + self.dropout(self.feed_forward(self.norm2(x)))
         return x
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """Two layers with GELU (its tanh approximation) between them, (..., C) -> (..., C)."""
+        expanded = self.expand(x)
+        before_integers = isinstance(self.contract, QuantModule) and self.contract.a_bits == 8
+        active = gelu(expanded.float()) if before_integers else F.gelu(expanded, approximate="tanh")
+        result: Tensor = self.contract(active)
+        return result
 
 
 class TransformerLm(LanguageModel):

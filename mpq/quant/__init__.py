@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mpq.quant.activation import gelu
 from mpq.quant.file import ModelFile, load_weights_into, read_model_file, save_model
 from mpq.quant.integer import int8_rows, int_linear, int_matmul, straight_through
 from mpq.quant.layers import QuantEmbedding, QuantLinear, QuantLSTM, QuantModule
@@ -21,6 +22,7 @@ __all__ = [
     "Quantized",
     "fit_scale",
     "freeze",
+    "gelu",
     "int8_rows",
     "int_linear",
     "int_matmul",

@@ -17,9 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mpq.quant.pack import PackedRows
 from mpq.quant.table import Quantized
 
 _TINY = 1e-30  # keeps 0 / 0 out of rows of zeros
+UNPACKED = 1 << 20  # packed weights that are unpacked at once
 
 
 def int8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,13 +72,13 @@ def _matmul_in_floats(a: Tensor, b: Tensor) -> Tensor:
 
 
 def int_linear(
-    x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None = None, surrogate: Tensor | None = None
+    x: Tensor, codes: Tensor | PackedRows, scale: Tensor, bias: Tensor | None = None, surrogate: Tensor | None = None
 ) -> Tensor:
     """x @ (scale * codes).T + bias, with x rounded to int8 row by row and the product taken on integers.
 
     Args:
         x: (..., K) float.
-        codes: (N, K) int8 levels.
+        codes: (N, K) int8 levels, or packed ones, unpacked block by block.
         scale: (N or 1, groups) float32; K is split evenly into the groups, each with its own product.
         bias: (N,) float.
         surrogate: (N, K) float, the weight that takes the gradients (see `straight_through`); none: x and
@@ -86,6 +88,8 @@ def int_linear(
     """
     if not asks_gradients(x, bias, surrogate):
         return int_product(x, codes, scale, bias)[0]
+    if isinstance(codes, PackedRows):
+        codes = codes[:]
     if surrogate is None:
         surrogate = Quantized(codes, scale).dequantize()
     result: Tensor = _IntLinear.apply(x, codes, scale, bias, surrogate)  # type: ignore[no-untyped-call]
@@ -97,19 +101,36 @@ def asks_gradients(*inputs: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
 
 
-def int_product(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """The forward pass of `int_linear`, and the int8 rows (M, K) with their scales (M, 1)."""
+def int_product(
+    x: Tensor, codes: Tensor | PackedRows, scale: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The forward pass of `int_linear`, and the int8 rows (M, K) with their scales (M, 1); `bias` may be (M, N) too."""
     rows, row_scale = int8_rows(x.reshape(-1, x.shape[-1]))
+    if isinstance(codes, PackedRows):
+        out = torch.empty(len(rows), len(codes), device=x.device)
+        for some in codes.blocks(UNPACKED):
+            part_scale = scale if scale.shape[0] == 1 else scale[some]
+            part_bias = None if bias is None else bias[..., some]
+            _products(rows, row_scale, codes[some], part_scale, part_bias, out[:, some])
+    else:
+        out = _products(rows, row_scale, codes, scale, bias)
+    return out.reshape(*x.shape[:-1], -1), rows, row_scale
+
+
+def _products(
+    rows: Tensor, row_scale: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, out: Tensor | None = None
+) -> Tensor:
+    """row_scale * rows (M, K) @ (scale * codes).T + bias, (M, N) float32; a product for each group of columns."""
     width = codes.shape[1] // scale.shape[1]
     # converting first: torch's product of an int32 and a float32 tensor is 30 times slower
-    out = int_matmul(rows[:, :width], codes[:, :width]).to(torch.float32).mul_(scale[:, 0])
+    total = int_matmul(rows[:, :width], codes[:, :width]).to(torch.float32).mul_(scale[:, 0])
     for g in range(1, scale.shape[1]):
         columns = slice(g * width, (g + 1) * width)
-        out += int_matmul(rows[:, columns], codes[:, columns]).to(torch.float32).mul_(scale[:, g])
-    out *= row_scale
-    if bias is not None:
-        out += bias
-    return out.reshape(*x.shape[:-1], -1), rows, row_scale
+        total += int_matmul(rows[:, columns], codes[:, columns]).to(torch.float32).mul_(scale[:, g])
+    out = total if out is None else out
+    if bias is None:
+        return torch.mul(total, row_scale, out=out)
+    return torch.addcmul(bias.to(torch.float32), total, row_scale, out=out)
 
 
 class _IntLinear(torch.autograd.Function):

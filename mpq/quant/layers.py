@@ -17,7 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from mpq.quant.integer import int_linear, straight_through
 from mpq.quant.lstm import recurrence
-from mpq.quant.pack import gather_rows, unpack_rows
+from mpq.quant.pack import PackedRows
 from mpq.quant.table import SCALE_DTYPE, SCALE_MAX, SCALE_MIN, Precision, Quantized, project, reach, round_to
 
 LOG_SCALE = "_log_scale"  # after a weight's name: the scales of its codes while they are learned
@@ -114,10 +114,15 @@ class QuantModule(nn.Module):
         """Codes and scale of a weight as they stand now."""
         if not self.is_frozen(name):
             return self.projectors[name](self.get_parameter(name))
+        codes, scale = self.held(name)
+        return Quantized(codes[:], scale)
+
+    def held(self, name: str) -> tuple[Tensor | PackedRows, Tensor]:
+        """Codes and scale of a frozen weight, still packed if it is."""
         codes, scale = self.get_buffer(f"{name}_codes"), self.get_buffer(f"{name}_scale")
         if codes.dtype == torch.uint8:
-            codes = unpack_rows(codes, self.projectors[name].precision, self.weight_shapes[name][1])
-        return Quantized(codes, scale)
+            return PackedRows(codes, self.projectors[name].precision, self.weight_shapes[name][1]), scale
+        return codes, scale
 
     def hold_codes(self, name: str, held: Quantized) -> None:
         """Replace a float weight by its codes: int8, or packed ones (uint8), unpacked at each use."""
@@ -135,6 +140,8 @@ class QuantModule(nn.Module):
         """x @ weight.T + bias in the precision of that weight and of the activations."""
         if name not in self.projectors:
             return F.linear(x, self.get_parameter(name), bias)
+        if self.a_bits == 8 and self.is_frozen(name):
+            return int_linear(x, *self.held(name), bias)
         quantized = self.quantized(name)
         surrogate = self._surrogate(name, quantized)
         if self.a_bits == 32:
@@ -167,8 +174,8 @@ class QuantEmbedding(QuantModule, nn.Embedding):
 
     def _gather(self, words: Tensor) -> Tensor:
         """The rows of some words, (M,) to (M, K), with only these rows unpacked."""
-        codes, scale = self.get_buffer("weight_codes"), self.get_buffer("weight_scale")
-        rows = gather_rows(codes, words, self.projectors["weight"].precision, self.embedding_dim)
+        codes, scale = self.held("weight")
+        rows = codes[words] if isinstance(codes, PackedRows) else codes.index_select(0, words)
         return Quantized(rows, scale if scale.shape[0] == 1 else scale[words]).dequantize()
 
 

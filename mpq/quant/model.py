@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from mpq.quant.layers import Projector, QuantEmbedding, QuantLinear, QuantLSTM, QuantModule, weight_names
-from mpq.quant.pack import pack_rows
+from mpq.quant.pack import pack_in_memory
 from mpq.quant.plan import BitPlan
 from mpq.quant.table import Quantized
 
@@ -99,7 +99,7 @@ def freeze(model: Model, weights: Mapping[str, Quantized] | None = None, packed:
         if name not in held:
             codes, scale = weights[name]
             precision = layer.projectors[local].precision
-            held[name] = Quantized(pack_rows(codes, precision) if packed else codes, scale)
+            held[name] = Quantized(pack_in_memory(codes, precision) if packed else codes, scale)
         layer.hold_codes(local, held[name])
     return model
 

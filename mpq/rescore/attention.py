@@ -68,8 +68,7 @@ def transformer_hidden(model: TransformerLm, forest: Forest) -> Tensor:
 def _block(block: Block, x: Tensor, turns: Tensor, runs: Runs) -> Tensor:
     """`Block` on the nodes of a forest, (N, C) -> (N, C)."""
     x = x + _attend(block.attention, block.norm1(x), turns, runs)
-    forward: Tensor = block.contract(F.gelu(block.expand(block.norm2(x)), approximate="tanh"))
-    return x + forward
+    return x + block.feed_forward(block.norm2(x))
 
 
 def _attend(attention: Attention, x: Tensor, turns: Tensor, runs: Runs) -> Tensor:

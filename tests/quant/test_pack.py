@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpq.quant import Precision, levels, pack_codes, unpack_codes
-from mpq.quant.pack import gather_rows, pack_rows, packed_shape, row_bytes, unpack_rows
+from mpq.quant.pack import PackedRows, pack_in_memory, pack_rows, packed_shape, row_bytes, unpack_rows
 from mpq.quant.table import KINDS
 
 
@@ -60,9 +60,14 @@ def test_matrices_of_levels_come_back(n_bits: int | tuple[int, ...], kind: str) 
     packed = pack_rows(codes, precision)
     assert tuple(packed.shape) == packed_shape(precision, 7, 37)
     assert torch.equal(unpack_rows(packed, precision, 37), codes)
-    some = torch.tensor([6, 0, 0, 3])
-    assert torch.equal(gather_rows(packed, some, precision, 37), codes[some])
-    assert torch.equal(gather_rows(codes, some, precision, 37), codes[some])
+
+    data = pack_in_memory(codes, precision)
+    assert data.shape == packed.shape and data.dtype == torch.uint8
+    held = PackedRows(data, precision, 37)
+    assert len(held) == len(codes) and torch.equal(held[:], codes)
+    assert torch.equal(torch.cat([held[some] for some in held.blocks(3 * 37)]), codes)
+    for some in (slice(2, 5), torch.tensor([6, 0, 0, 3])):
+        assert held[some].dtype == torch.int8 and torch.equal(held[some], codes[some])
 
 
 def test_a_level_of_another_table_is_refused() -> None:

@@ -1,0 +1,69 @@
+"""Sigmoid and GELU whose numbers do not depend on what else is in the tensor, as integer layers need them.
+
+torch computes sigmoids by vectors of up to 32 numbers, and what is left over at the end of a tensor, or of a thread's
+share of it, one by one, with other last bits. After an integer layer's rounding that would now and then be
+another int8 code, and so another score for the same sentence in another batch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_SHARE = 1 << 15  # numbers that torch gives a thread at least
+_VECTORS = 64  # a multiple of the numbers that any processor takes at once
+_LINEAR = 2 * math.sqrt(2 / math.pi)
+_CUBIC = 0.044715 * _LINEAR
+
+
+def sigmoid_(x: Tensor) -> Tensor:
+    """1 / (1 + exp(-x)), in place, of a contiguous tensor."""
+    if x.device.type != "cpu":
+        return x.sigmoid_()
+    flat = x.view(-1)
+    even, n_threads = len(flat) // _VECTORS * _VECTORS, torch.get_num_threads()
+    together = _SHARE * n_threads if n_threads > 1 else max(1, even)
+    shared = even // together * together
+    for piece in (*torch.split(flat[:shared], together), *torch.split(flat[shared:even], _SHARE)):
+        piece.sigmoid_()
+    if even < len(flat):
+        flat[even:] = F.pad(flat[even:], (0, even + _VECTORS - len(flat))).sigmoid_()[: len(flat) - even]
+    return x
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU by its tanh approximation (Hendrycks and Gimpel 2016), x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)).
+
+    Args:
+        x: contiguous float32, of any shape.
+    """
+    if torch.is_grad_enabled() and x.requires_grad:
+        result: Tensor = _Gelu.apply(x)  # type: ignore[no-untyped-call]
+        return result
+    return _gate(x).mul_(x)
+
+
+def _gate(x: Tensor) -> Tensor:
+    """What GELU multiplies x by."""
+    gate: Tensor = torch.addcmul(x.new_tensor(_LINEAR), x, x, value=_CUBIC)
+    return sigmoid_(gate.mul_(x))
+
+
+class _Gelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        gate = _gate(x)
+        ctx.save_for_backward(x, gate)
+        return gate * x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        x, gate = ctx.saved_tensors
+        slope: Tensor = x.square().mul_(3 * _CUBIC).add_(_LINEAR).mul_(x).mul_(1 - gate).add_(1).mul_(gate)
+        return slope.mul_(grad)
