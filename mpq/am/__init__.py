@@ -1,6 +1,19 @@
 """Acoustic models."""
 
-from mpq.am.model import load_am, save_am
-from mpq.am.tdnn import SUBSAMPLING, Tdnn, TdnnConfig
+from mpq.am.base import AcousticModel
+from mpq.am.model import CONFIGS, ModelConfig, load_am, make_am, save_am
+from mpq.am.tdnn import Tdnn, TdnnConfig
+from mpq.am.tdnnf import Tdnnf, TdnnfConfig
 
-__all__ = ["SUBSAMPLING", "Tdnn", "TdnnConfig", "load_am", "save_am"]
+__all__ = [
+    "CONFIGS",
+    "AcousticModel",
+    "ModelConfig",
+    "Tdnn",
+    "TdnnConfig",
+    "Tdnnf",
+    "TdnnfConfig",
+    "load_am",
+    "make_am",
+    "save_am",
+]

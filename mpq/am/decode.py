@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import kaldialign
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from mpq.am.model import run_batch
 from mpq.data.batches import FeatureSet
 from mpq.data.parallel import map_processes
 from mpq.fst.decoder import Decoded, Decoder
@@ -61,6 +62,7 @@ class _Job:
     """What every process needs; set before processes are forked, since graphs cannot be pickled."""
 
     model: nn.Module
+    lhuc: Mapping[str, Tensor] | None
     features: FeatureSet
     decoder: Decoder
     folder: Path
@@ -70,7 +72,13 @@ _jobs: list[_Job] = []
 
 
 def decode_set(
-    model: nn.Module, features: FeatureSet, decoder: Decoder, out: Path, key: object, nj: int
+    model: nn.Module,
+    features: FeatureSet,
+    decoder: Decoder,
+    out: Path,
+    key: object,
+    nj: int,
+    lhuc: Mapping[str, Tensor] | None = None,
 ) -> DecodeSummary:
     """Decode all utterances of a manifest.
 
@@ -81,6 +89,7 @@ def decode_set(
         out: folder for `nbest.jsonl.gz`, `lat.gz`, `hyp.txt` and `warnings.jsonl`.
         key: everything that the result depends on; parts of a killed run with another key are not used.
         nj: number of processes; it does not change the result.
+        lhuc: LHUC logits by speaker; None: the model is not adapted.
     """
     out.mkdir(parents=True, exist_ok=True)
     folder = out / f"parts-{hash_config(key)[:12]}"
@@ -90,7 +99,7 @@ def decode_set(
     folder.mkdir(exist_ok=True)
     numbers = range(0, len(features), _PART)
     missing = [begin for begin in numbers if not _part(folder, begin, "done").exists()]
-    _jobs[:] = [_Job(model.eval(), features, decoder, folder)]
+    _jobs[:] = [_Job(model.eval(), lhuc, features, decoder, folder)]
     try:
         for _ in progress(map_processes(_decode_part, missing, nj), len(missing), "decode (parts)"):
             pass
@@ -124,9 +133,8 @@ def _decode_batches(job: _Job, indexes: Sequence[int]) -> Iterator[tuple[str, De
         size = max(1, _MAX_FRAMES // max(1, int(job.features.lengths[by_length[0]])))
         batch = job.features.batch(by_length[:size])
         by_length = by_length[size:]
-        device = next(job.model.parameters()).device
         with torch.inference_mode():
-            log_probs, lengths = job.model(batch.features.to(device), batch.lengths.to(device))
+            log_probs, lengths = run_batch(job.model, batch, job.lhuc)
         for utt, scores, length in zip(batch.utts, log_probs.float().cpu(), lengths.tolist(), strict=True):
             yield utt, job.decoder.decode(utt, scores[:length].numpy())
 

@@ -1,59 +1,120 @@
-"""Acoustic model files: the size and weights of a model and the phones it tells apart."""
+"""Acoustic model files: the size and weights of a model and the units it tells apart."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from mpq.am.base import AcousticModel
 from mpq.am.tdnn import Tdnn, TdnnConfig
+from mpq.am.tdnnf import Tdnnf, TdnnfConfig
+from mpq.data.batches import Batch, FeatureSet
 from mpq.io import BadInput, PathLike, hash_config
 from mpq.quant import load_weights_into, read_model_file, save_model, uniform_plan
 
-_ARCH = "tdnn"
+ModelConfig = TdnnConfig | TdnnfConfig
+CONFIGS: dict[str, type[ModelConfig]] = {"tdnn": TdnnConfig, "cnn-tdnnf": TdnnfConfig}
 
 
-def phones_hash(phones: Sequence[str]) -> str:
-    """Identifies the units of a model: its outputs 1, 2, ... are `phones` in this order (0 is the blank)."""
-    return hash_config(list(phones))
+def arch_of(config: ModelConfig) -> str:
+    """Name of the architecture that a configuration is of."""
+    return next(arch for arch, kind in CONFIGS.items() if isinstance(config, kind))
 
 
-def save_am(path: PathLike, model: Tdnn, phones: Sequence[str], extra: Mapping[str, Any] | None = None) -> None:
+def make_am(config: ModelConfig, n_outputs: int) -> AcousticModel:
+    """A freshly initialized model.
+
+    Args:
+        config: its architecture and size.
+        n_outputs: units plus the blank, which is unit 0.
+    """
+    return Tdnn(config, n_outputs) if isinstance(config, TdnnConfig) else Tdnnf(config, n_outputs)
+
+
+def check_features(model: AcousticModel, features: FeatureSet) -> None:
+    """See, before long work, that features are those that a model expects.
+
+    Raises:
+        BadInput: another number of bins, or i-vectors of another dimension.
+    """
+    if features.n_features != model.feature_dim:
+        raise BadInput(
+            f"{features.path}: {features.n_features} bins a frame, the model expects {model.feature_dim}: "
+            "give the features it was trained on, or set feature_dim"
+        )
+    if model.ivector_dim and features.ivector_dim != model.ivector_dim:
+        raise BadInput(
+            f"{features.path}: i-vectors of dimension {features.ivector_dim} (0: none), the model expects "
+            f"{model.ivector_dim}: give the manifest that mpq ivector extract wrote, or set ivector_dim"
+        )
+
+
+def run_batch(model: nn.Module, batch: Batch, lhuc: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    """Log-probabilities `(N, T', C)` and lengths `(N,)` of a batch, on the model's device.
+
+    Args:
+        model: an acoustic model.
+        batch: what it reads.
+        lhuc: LHUC logits `(layers, units)` by speaker; None: not adapted.
+    """
+    device = next(model.parameters()).device
+    inputs = {}
+    if batch.ivectors is not None:
+        inputs["ivectors"] = batch.ivectors.to(device)
+    if lhuc is not None:
+        inputs["lhuc"] = torch.stack([lhuc[speaker] for speaker in batch.speakers]).to(device)
+    log_probs, lengths = model(batch.features.to(device), batch.lengths.to(device), **inputs)
+    return log_probs, lengths
+
+
+def units_hash(units: Sequence[str]) -> str:
+    """Identifies the units of a model: its outputs 1, 2, ... are `units` in this order (0 is the blank)."""
+    return hash_config(list(units))
+
+
+def save_am(path: PathLike, model: AcousticModel, units: Sequence[str], extra: Mapping[str, Any] | None = None) -> None:
     """Writes an acoustic model as a float `*.mpq` file.
 
     Args:
         path: the file.
         model: trained model.
-        phones: symbols of outputs 1, 2, ...
+        units: symbols of outputs 1, 2, ...
         extra: figures of its training, for `mpq inspect`.
 
     Raises:
         BadInput: a weight is not a finite number.
     """
-    config = {"model": asdict(model.config), "phones": list(phones)}
-    save_model(path, model, _ARCH, config, uniform_plan(model, 32), phones_hash(phones), extra)
+    config = {"model": asdict(model.config), "phones": list(units)}
+    save_model(path, model, arch_of(model.config), config, uniform_plan(model, 32), units_hash(units), extra)
 
 
-def load_am(path: PathLike, phones: Sequence[str] | None = None) -> Tdnn:
+def load_am(path: PathLike, units: Sequence[str] | None = None) -> AcousticModel:
     """Reads an acoustic model, ready to serve.
 
     Args:
-        path: a file written by `save_am`.
-        phones: the phones that a decoding graph was made for, to be checked.
+        path: a file written by `save_am`, or the folder that holds it as `model.mpq`.
+        units: the units that a decoding graph was made for, to be checked.
 
     Raises:
-        BadInput: not an acoustic model, damaged, or trained for other phones.
+        BadInput: not an acoustic model, damaged, or trained for other units.
     """
     stored = read_model_file(path)
-    if stored.arch != _ARCH:
-        raise BadInput(f"{path}: holds a {stored.arch} model, expected an acoustic model ({_ARCH}) from mpq train-am")
-    if phones is not None and phones_hash(phones) != stored.vocab_hash:
+    if stored.arch not in CONFIGS:
+        archs = ", ".join(CONFIGS)
+        raise BadInput(f"{path}: holds a {stored.arch} model, expected an acoustic model ({archs}) from mpq train-am")
+    if units is not None and units_hash(units) != stored.vocab_hash:
         raise BadInput(
-            f"{path}: trained for {len(stored.config['phones'])} phones that are not the {len(phones)} of the "
+            f"{path}: trained for {len(stored.config['phones'])} phones that are not the {len(units)} of the "
             "decoding graph; decode with the lang folder it was trained with, or train it again"
         )
-    size = dict(stored.config["model"])
-    size["channels"] = tuple(size["channels"])
-    model = Tdnn(TdnnConfig(**size), len(stored.config["phones"]) + 1)
+    kind, size = CONFIGS[stored.arch], dict(stored.config["model"])
+    # JSON has no tuples
+    pairs = {f.name for f in fields(kind) if isinstance(getattr(kind, f.name, None), tuple)}
+    size.update((name, tuple(size[name])) for name in pairs)
+    model = make_am(kind(**size), len(stored.config["phones"]) + 1)
     load_weights_into(model, stored)
     return model

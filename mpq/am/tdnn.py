@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from mpq.io import BadInput
-
-SUBSAMPLING = 3
+from mpq.am.base import AcousticModel, frame_mask, scale_units, spread_ivectors
+from mpq.io import BadInput, check_ranges
 
 
 @dataclass
@@ -27,6 +26,7 @@ class TdnnConfig:
         hidden: width of the time-delay blocks.
         dilations: one block each, in frames at 33 a second; a block sees `-d, 0, +d`.
         dropout: after every block.
+        ivector_dim: dimension of the i-vectors; 0: none.
     """
 
     feature_dim: int = 80
@@ -34,16 +34,15 @@ class TdnnConfig:
     hidden: int = 256
     dilations: list[int] = field(default_factory=lambda: [1, 1, 3, 3, 6, 6])
     dropout: float = 0.1
+    ivector_dim: int = 0
 
     def __post_init__(self) -> None:
         if self.feature_dim % 4:
             raise BadInput(f"feature_dim: {self.feature_dim} must be a multiple of 4 (two halvings in frequency)")
-        sizes = {"feature_dim": [self.feature_dim], "hidden": [self.hidden], "channels": self.channels}
-        for name, values in {**sizes, "dilations": self.dilations}.items():
-            if not values or min(values) < 1:
-                raise BadInput(f"{name}: {getattr(self, name)} must be at least 1")
-        if not 0.0 <= self.dropout < 1.0:
-            raise BadInput(f"dropout: {self.dropout} must be at least 0 and below 1")
+        if not self.dilations:
+            raise BadInput("dilations: [] must hold at least one number")
+        check_ranges(self, feature_dim="[1, 1e6]", hidden="[1, 1e6]", channels="[1, 1e6]", dilations="[1, 1e6]")
+        check_ranges(self, dropout="[0, 1)", ivector_dim="[0, 1e6]")
 
 
 class TdnnBlock(nn.Module):
@@ -55,13 +54,13 @@ class TdnnBlock(nn.Module):
         self.norm = nn.BatchNorm1d(hidden)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Maps `(N, H, T)` to `(N, H, T)`; `mask` is `(N, 1, T)`, 1 on real frames."""
-        y: Tensor = self.dropout(torch.relu(self.norm(self.conv(x)))) * mask
+    def forward(self, x: Tensor, mask: Tensor, scales: Tensor | None, layer: int) -> Tensor:
+        """Maps `(N, H, T)` to `(N, H, T)`; `mask` is `(N, 1, T)`, 1 on real frames; `scales` LHUC's amplitudes."""
+        y = scale_units(self.dropout(torch.relu(self.norm(self.conv(x)))), scales, layer) * mask
         return x + y
 
 
-class Tdnn(nn.Module):
+class Tdnn(AcousticModel):
     """CNN-TDNN over log-mel features; 33 output frames a second.
 
     Args:
@@ -70,49 +69,34 @@ class Tdnn(nn.Module):
     """
 
     def __init__(self, config: TdnnConfig, n_outputs: int) -> None:
-        super().__init__()
-        self.config, self.n_outputs = config, n_outputs
+        super().__init__(config.feature_dim, config.ivector_dim, n_outputs, (len(config.dilations), config.hidden))
+        self.config = config
         first, second = config.channels
-        self.conv1 = nn.Conv2d(1, first, 5, stride=(SUBSAMPLING, 2), padding=2)
+        self.conv1 = nn.Conv2d(1, first, 5, stride=(self.subsampling, 2), padding=2)
         self.conv2 = nn.Conv2d(first, second, 3, stride=(1, 2), padding=1)
         self.norm2 = nn.BatchNorm2d(second)
         self.join = nn.Linear(second * config.feature_dim // 4, config.hidden, bias=False)
         self.norm = nn.BatchNorm1d(config.hidden)
         self.blocks = nn.ModuleList(TdnnBlock(config.hidden, d, config.dropout) for d in config.dilations)
-        self.output = nn.Linear(config.hidden, n_outputs)
+        self.output = self.make_output()
+        if config.ivector_dim:
+            self.ivector = nn.Linear(config.ivector_dim, config.hidden, bias=False)
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of the units.
+    def make_output(self) -> nn.Module:
+        """One linear layer."""
+        return nn.Linear(self.config.hidden, self.n_outputs)
 
-        Frames past an utterance's length do not change its outputs, so the batch an utterance is in does not matter.
-
-        Args:
-            features: `(N, T, feature_dim)`, mean- and variance-normalized log-mel.
-            lengths: `(N,)`, real frames of each utterance.
-
-        Returns:
-            log-probabilities `(N, T', n_outputs)` with `T' = ceil(T / 3)`, and their lengths `(N,)`.
-        """
-        if features.shape[2] != self.config.feature_dim:
-            raise BadInput(
-                f"features have {features.shape[2]} bins a frame, the model expects {self.config.feature_dim}: "
-                "use the features the model was trained on"
-            )
-        out_lengths = torch.div(lengths + SUBSAMPLING - 1, SUBSAMPLING, rounding_mode="floor")
-        x = (features * _mask(lengths, features.shape[1])[:, :, None]).unsqueeze(1)
+    def encode(self, features: Tensor, lengths: Tensor, ivectors: Tensor | None, scales: Tensor | None) -> Tensor:
+        """Hidden frames `(N, T', hidden)`."""
+        x = (features * frame_mask(lengths, features.shape[1])[:, :, None]).unsqueeze(1)
         x = torch.relu(self.conv1(x))  # (N, C, T', F/2)
-        mask = _mask(out_lengths, x.shape[2])
+        mask = frame_mask(self.out_lengths(lengths), x.shape[2])
         x = torch.relu(self.norm2(self.conv2(x * mask[:, None, :, None])))  # (N, C, T', F/4)
         x = self.join(x.permute(0, 2, 1, 3).flatten(2))  # (N, T', H)
+        if self.ivector_dim and ivectors is not None:
+            x = x + spread_ivectors(self.ivector(ivectors), x.shape[1], self.subsampling)
         mask = mask[:, None, :]
         x = torch.relu(self.norm(x.transpose(1, 2))) * mask  # (N, H, T')
-        for block in self.blocks:
-            x = block(x, mask)
-        logits = self.output(x.transpose(1, 2))
-        return torch.log_softmax(logits.float(), dim=-1), out_lengths
-
-
-def _mask(lengths: Tensor, n_frames: int) -> Tensor:
-    """`(N, T)`: 1 on real frames, 0 on padding."""
-    frames = torch.arange(n_frames, device=lengths.device)
-    return (frames[None, :] < lengths[:, None]).float()
+        for number, block in enumerate(self.blocks):
+            x = block(x, mask, scales, number)
+        return x.transpose(1, 2)

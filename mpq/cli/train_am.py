@@ -1,8 +1,11 @@
-"""Train an acoustic model: CNN-TDNN, by CTC and then lattice-free MMI.
+"""Train an acoustic model: CNN-TDNN or CNN-TDNN-F, by CTC and then lattice-free MMI.
 
-Reads   the features of `mpq features` (training and held-out), the lexicon and phones of `mpq lang`, a YAML file.
+Reads   the features of `mpq features` (training and held-out; with i-vectors from `mpq ivector extract`), the
+        lexicon, phones and units of `mpq lang`, a YAML file with the model and how to train it.
 Writes  OUT/model.mpq, the epoch with the lowest LF-MMI loss on the held-out features; OUT/metrics.jsonl,
         OUT/tensorboard and OUT/checkpoint.pt. A killed run continues at its last finished epoch.
+
+`model` in the YAML file is a group like {arch: cnn-tdnnf, hidden: 512}; on the command line: --model.hidden 512.
 
 Example:
   mpq train-am --config conf/am.yaml --train exp/features/train/cuts.jsonl.gz \\
@@ -11,11 +14,14 @@ Example:
 
 from __future__ import annotations
 
+from typing import Any
+
 from jsonargparse import ArgumentParser, Namespace
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``mpq train-am``."""
+    from mpq.am import CONFIGS
     from mpq.train.am import AmConfig
 
     parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these options")
@@ -23,7 +29,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--dev", type=str, required=True, metavar="MANIFEST", help="held-out features")
     parser.add_argument("--lang", type=str, required=True, metavar="DIR", help="folder made by mpq lang")
     parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder to write")
-    parser.add_class_arguments(AmConfig)
+    parser.add_class_arguments(AmConfig, skip={"model"})
+    options = "; ".join(f"{arch}: {', '.join(kind.__dataclass_fields__)}" for arch, kind in CONFIGS.items())
+    parser.add_argument(
+        "--model", type=dict[str, Any], default={}, help=f"arch and options of the model ({options}), as --model.arch"
+    )
 
 
 def run(args: Namespace) -> None:
@@ -31,8 +41,10 @@ def run(args: Namespace) -> None:
     import time
     from pathlib import Path
 
-    from mpq.am import Tdnn, TdnnConfig, save_am
+    from mpq.am import CONFIGS, save_am
+    from mpq.cli._options import make_options
     from mpq.data.batches import FeatureSet
+    from mpq.fst.units import read_units
     from mpq.io import check_writable
     from mpq.lang.lexicon import read_lexicon
     from mpq.train.am import AmConfig, AmTask, run_key
@@ -41,15 +53,17 @@ def run(args: Namespace) -> None:
     check_writable(Path(args.out, "model.mpq"))
     started = time.monotonic(), time.process_time()
     options = {name: args[name] for name in AmConfig.__dataclass_fields__}
-    options["model"], options["fit"] = TdnnConfig(**args.model.as_dict()), FitConfig(**args.fit.as_dict())
+    options["model"] = make_options("model", args.model, CONFIGS, "arch")
+    options["fit"] = FitConfig(**args.fit.as_dict())
     config = AmConfig(**options)
     lexicon = read_lexicon(Path(args.lang))
-    task = AmTask(config, FeatureSet(args.train), FeatureSet(args.dev), lexicon)
-    result = fit(task, config.fit, args.out, key=run_key(config, [args.train, args.dev], lexicon))
-    assert isinstance(task.model, Tdnn)
+    units = read_units(args.lang, lexicon.phones)
+    task = AmTask(config, FeatureSet(args.train), FeatureSet(args.dev), lexicon, units)
+    key = run_key(config, [args.train, args.dev], lexicon, units)
+    result = fit(task, config.fit, args.out, task.plugins, key)
     figures = {"dev_loss": round(result.best["loss"], 4), "epoch": result.best_epoch}
     path = Path(args.out) / "model.mpq"
-    save_am(path, task.model, lexicon.phones, figures)
+    save_am(path, task.acoustic, units.names, figures)
     minutes, cpu = (time.monotonic() - started[0]) / 60, (time.process_time() - started[1]) / 60
     print(
         f"train-am: epoch {result.best_epoch} of {config.fit.epochs}, LF-MMI loss {figures['dev_loss']} per frame, "

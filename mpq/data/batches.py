@@ -9,8 +9,9 @@ from typing import Literal
 
 import numpy as np
 import torch
+from lhotse import MonoCut
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from mpq.data.features import load_feature_cuts
 from mpq.io import BadInput, PathLike
@@ -18,6 +19,7 @@ from mpq.io import BadInput, PathLike
 Normalization = Literal["utterance", "speaker", "none"]
 _SPEED_AFFIX = re.compile(r"_sp[0-9.]+$")
 _FLOOR = 1e-5
+IVECTOR_PERIOD = 10  # frames to one i-vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class Batch:
         texts: N transcripts, words separated by blanks.
         utts: N utterance ids.
         speakers: N speaker ids.
+        ivectors: (N, P, D) float32, one for every `IVECTOR_PERIOD` frames, zero after an utterance's end; None
+            where the manifest has none.
     """
 
     features: Tensor
@@ -37,6 +41,7 @@ class Batch:
     texts: list[str]
     utts: list[str]
     speakers: list[str]
+    ivectors: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +103,10 @@ class FeatureSet:
         self.utts = [cut.id for cut in self._cuts]
         self.texts = [cut.supervisions[0].text for cut in self._cuts]
         self.speakers = [cut.supervisions[0].speaker or cut.id for cut in self._cuts]
+        self.n_without_speaker = sum(not cut.supervisions[0].speaker for cut in self._cuts)
         self.lengths = np.array([cut.num_frames for cut in self._cuts], dtype=np.int64)
         self.n_features = int(self._cuts[0].num_features)
+        self.ivector_dim = _ivector_dim(self._cuts, cuts_path)
         size = 2 * self.n_features * int(self.lengths.sum())
         self._cache: dict[int, NDArray[np.float16]] | None = {} if size <= cache_bytes else None
         self._speaker_stats = self._count_speakers() if normalization == "speaker" else {}
@@ -171,7 +178,13 @@ class FeatureSet:
             [self.texts[index] for index in indexes],
             [self.utts[index] for index in indexes],
             [self.speakers[index] for index in indexes],
+            self._ivectors(indexes) if self.ivector_dim else None,
         )
+
+    def _ivectors(self, indexes: Sequence[int]) -> Tensor:
+        """I-vectors (N, P, D) of utterances, padded with zeros."""
+        parts = [torch.from_numpy(self._cuts[index].load_ivectors().astype(np.float32)) for index in indexes]
+        return nn.utils.rnn.pad_sequence(parts, batch_first=True)
 
     def plan(self, max_frames: int, rng: np.random.Generator | None = None, one_copy: bool = False) -> list[list[int]]:
         """Groups utterances of similar length into batches of at most `max_frames` padded frames.
@@ -206,6 +219,14 @@ class FeatureSet:
             copies.setdefault(_SPEED_AFFIX.sub("", utt), []).append(index)
         draws = rng.random(len(copies))
         return np.array([same[int(draw * len(same))] for same, draw in zip(copies.values(), draws, strict=True)])
+
+
+def _ivector_dim(cuts: Sequence[MonoCut], path: PathLike) -> int:
+    """Dimension of the i-vectors that all cuts have; 0: none has any."""
+    dims = {cut.ivectors.shape[1] if cut.has_custom("ivectors") else 0 for cut in cuts}
+    if len(dims) > 1:
+        raise BadInput(f"{path}: i-vectors of dimensions {sorted(dims)} (0: none); run `mpq ivector extract` again")
+    return int(dims.pop())
 
 
 def batches(

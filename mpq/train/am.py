@@ -18,14 +18,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mpq.am.tdnn import SUBSAMPLING, Tdnn, TdnnConfig
+from mpq.am.adapt import check_speakers
+from mpq.am.model import ModelConfig, arch_of, check_features, make_am, run_batch
+from mpq.am.tdnn import TdnnConfig
+from mpq.am.tdnnf import UnitDropout
 from mpq.data.batches import Batch, FeatureSet, batches
 from mpq.fst.fsa import Fsa, ctc_graph, pronunciation_graph
 from mpq.fst.lfmmi import lfmmi_loss, total_score
 from mpq.fst.phone_lm import PhoneNgram, apply_phone_ngram, estimate_phone_ngram
-from mpq.io import BadInput, hash_config, sha256_file
+from mpq.fst.units import Units
+from mpq.io import BadInput, check_ranges, hash_config, sha256_file
 from mpq.lang.lexicon import Lexicon
-from mpq.train.loop import FitConfig
+from mpq.train.loop import FitConfig, Plugin
+from mpq.train.orthonormal import SemiOrthogonal
+from mpq.train.trainee import Trainee
 
 
 @dataclass
@@ -33,65 +39,89 @@ class AmConfig:
     """How to train an acoustic model.
 
     Attributes:
-        model: its size.
+        model: its architecture and size.
         fit: epochs, learning rate, seed, ...
         ctc_part: part of the training (0 to 1) by CTC alone before LF-MMI begins.
         den_scale: weight of the denominator in LF-MMI.
         phone_order: order of the denominator's phone n-gram model.
         max_frames: frames (10 ms) of a batch, padding included.
         augment: SpecAugment.
+        xent: weight of a second output trained by cross-entropy on the numerator's posteriors; 0: none.
+        dropout_schedule: dropout by the part of the training that is done, as Kaldi writes it:
+            `0,0@0.2,0.3@0.5,0` (value@part, linear between); empty: the model's own dropout throughout.
+        lhuc: speaker adaptive training: part of the utterances that are trained with their speaker's LHUC
+            amplitudes, the others without; 0: no LHUC.
     """
 
-    model: TdnnConfig = field(default_factory=TdnnConfig)
+    model: ModelConfig = field(default_factory=TdnnConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     ctc_part: float = 0.4
     den_scale: float = 1.0
     phone_order: int = 2
     max_frames: int = 10000
     augment: bool = True
+    xent: float = 0.0
+    dropout_schedule: str = ""
+    lhuc: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.ctc_part <= 1.0:
-            raise BadInput(f"ctc_part: {self.ctc_part} must be between 0 and 1")
-        for name in ("phone_order", "max_frames"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"{name}: {getattr(self, name)} must be at least 1")
-        if self.den_scale < 0.0:
-            raise BadInput(f"den_scale: {self.den_scale} must be at least 0")
+        check_ranges(self, ctc_part="[0, 1]", phone_order="[1, 6]", max_frames="[1, inf)", den_scale="[0, inf)")
+        check_ranges(self, xent="[0, inf)", lhuc="[0, 1]")
+        parse_schedule(self.dropout_schedule)
 
 
 class AmTask:
     """The task for `mpq.train.loop.fit`.
+
+    Attributes:
+        acoustic: the acoustic model.
+        model: the same with what only its training needs.
 
     Args:
         config: how to train.
         train: training features, sped-up copies included.
         dev: held-out features; the LF-MMI loss on them decides which epoch is kept.
         lexicon: pronunciations.
+        units: what the model tells apart; the phones by default.
 
     Raises:
         BadInput: an utterance has no words, a word without pronunciation, or fewer frames than its
-            transcript needs; every such utterance is counted and the first ones named.
+            transcript needs; every such utterance is counted and the first ones named. Or features or i-vectors
+            that are not those of the model.
     """
 
     name = "train acoustic model"
 
-    def __init__(self, config: AmConfig, train: FeatureSet, dev: FeatureSet, lexicon: Lexicon) -> None:
+    def __init__(
+        self, config: AmConfig, train: FeatureSet, dev: FeatureSet, lexicon: Lexicon, units: Units | None = None
+    ) -> None:
         torch.manual_seed(config.fit.seed)
         self.config, self.train, self.dev, self.lexicon = config, train, dev, lexicon
-        self.model: nn.Module = Tdnn(config.model, len(lexicon.phones) + 1)
+        self.units = units or Units(lexicon.phones)
+        self.acoustic = make_am(config.model, len(self.units) + 1)
+        for features in (train, dev):
+            check_features(self.acoustic, features)
+        if config.lhuc:
+            check_speakers(train)
+        self._speakers = {name: i for i, name in enumerate(sorted(set(train.speakers)))} if config.lhuc else {}
+        self.model: nn.Module = Trainee(self.acoustic, len(self._speakers), config.xent > 0.0)
         self.phone_lm = phone_model(train.texts, lexicon, config.phone_order)
-        self.denominator = ctc_graph(self.phone_lm.fsa)
+        self.denominator = ctc_graph(self.units.expand(self.phone_lm.fsa))
         self._numerators: dict[str, Fsa] = {}
-        _check_lengths(train, self.numerator)
+        _check_lengths(train, self.numerator, self.acoustic.subsampling)
         if not any(self._is_known(text) for text in dev.texts):
             raise BadInput(f"{dev.path}: every utterance has a word outside the lexicon of {len(lexicon)} words")
+
+    @property
+    def plugins(self) -> list[Plugin]:
+        """What the training of this model needs besides its loss."""
+        return [SemiOrthogonal(self.acoustic)] if self.acoustic.semi_orthogonal() else []
 
     def numerator(self, text: str) -> Fsa:
         """Frame-level acceptor of all pronunciations of `text`, weighted by the phone n-gram model."""
         if text not in self._numerators:
             phones = pronunciation_graph([self.lexicon.pronunciations(word) for word in text.split()])
-            self._numerators[text] = ctc_graph(apply_phone_ngram(phones, self.phone_lm))
+            self._numerators[text] = ctc_graph(self.units.expand(apply_phone_ngram(phones, self.phone_lm)))
         return self._numerators[text]
 
     def _is_known(self, text: str) -> bool:
@@ -110,15 +140,32 @@ class AmTask:
 
     def loss(self, model: nn.Module, batch: Batch, done: float) -> Tensor:
         """Loss per output frame."""
+        if self.config.dropout_schedule:
+            set_dropout(self.acoustic, float(np.interp(done, *parse_schedule(self.config.dropout_schedule))))
         device = next(model.parameters()).device
-        log_probs, lengths = model(batch.features.to(device), batch.lengths.to(device))
+        ivectors = None if batch.ivectors is None else batch.ivectors.to(device)
+        log_probs, xent, lengths = model(
+            batch.features.to(device), batch.lengths.to(device), ivectors, self._draw_speakers(batch, device)
+        )
+        log_probs = log_probs.view_as(log_probs)  # the loop forbids gradients of the model's own output
         numerators = [self.numerator(text) for text in batch.texts]
-        if done < self.config.ctc_part:
-            losses = -total_score(log_probs, lengths, numerators)
-        else:
-            losses = lfmmi_loss(log_probs, lengths, numerators, self.denominator, self.config.den_scale)
+        numerator = total_score(log_probs, lengths, numerators)
+        losses = -numerator
+        if done >= self.config.ctc_part:
+            losses = self.config.den_scale * total_score(log_probs, lengths, self.denominator) - numerator
+        if xent is not None:
+            # The gradient of a path sum is the posterior probability of each class at each frame.
+            (posteriors,) = torch.autograd.grad(numerator.sum(), log_probs, retain_graph=True)
+            losses = losses - self.config.xent * (posteriors * xent).sum((1, 2))
         mean: Tensor = losses.sum() / lengths.sum()
         return mean
+
+    def _draw_speakers(self, batch: Batch, device: torch.device) -> Tensor | None:
+        """Numbers of the speakers whose LHUC amplitudes are used, -1 for utterances without; None without LHUC."""
+        if not self._speakers:
+            return None
+        speakers = torch.tensor([self._speakers[name] for name in batch.speakers])
+        return torch.where(torch.rand(len(speakers)) < self.config.lhuc, speakers, -1).to(device)
 
     def validate(self) -> dict[str, float]:
         """LF-MMI loss per frame on the held-out utterances, and the phone error rate of the best classes in percent.
@@ -127,9 +174,8 @@ class AmTask:
         Utterances with words outside the lexicon are left out: held-out text has some.
         """
         loss, frames, errors, phones = 0.0, 0, 0, 0
-        device = next(self.model.parameters()).device
         for batch in batches(self.dev, max_frames=2 * self.config.max_frames):
-            log_probs, lengths = self.model(batch.features.to(device), batch.lengths.to(device))
+            log_probs, lengths = run_batch(self.acoustic, batch)
             known = [i for i, text in enumerate(batch.texts) if self._is_known(text)]
             log_probs, lengths = log_probs[known], lengths[known]
             texts = [batch.texts[i] for i in known]
@@ -141,7 +187,8 @@ class AmTask:
             best = log_probs.argmax(-1).cpu()
             for row, length, text in zip(best, lengths.tolist(), texts, strict=True):
                 reference = [p for word in text.split() for p in self.lexicon.pronunciations(word)[0]]
-                errors += kaldialign.edit_distance(reference, collapse(row[:length].tolist()))["total"]
+                found = [self.units.phone(unit) for unit in collapse(row[:length].tolist())]
+                errors += kaldialign.edit_distance(reference, found)["total"]
                 phones += len(reference)
         return {"loss": loss / max(1, frames), "per": 100.0 * errors / max(1, phones)}
 
@@ -162,27 +209,58 @@ def phone_model(texts: Iterable[str], lexicon: Lexicon, order: int) -> PhoneNgra
     return estimate_phone_ngram(sentences, len(lexicon.phones), order)
 
 
-def _check_lengths(features: FeatureSet, numerator: Callable[[str], Fsa]) -> None:
+def parse_schedule(text: str) -> tuple[list[float], list[float]]:
+    """Reads `0,0@0.2,0.3@0.5,0`: the parts of the training, and the values there; a first value stands at 0, a last
+    one at 1.
+
+    Raises:
+        BadInput: not numbers, parts that do not grow from 0 to 1, or values outside 0 to 0.5.
+    """
+    points = [point.partition("@") for point in text.split(",")] if text else []
+    ends = [0.0, *([float("nan")] * (len(points) - 2)), 1.0]
+    try:
+        parts = [float(part) if at else end for (_, at, part), end in zip(points, ends, strict=False)]
+        values = [float(value) for value, _, _ in points]
+    except ValueError:
+        parts, values = [1.0, 0.0], []
+    inside = all(0.0 <= value <= 0.5 for value in values)
+    if not (inside and all(0.0 <= part <= 1.0 for part in parts) and parts == sorted(parts)):
+        raise BadInput(
+            f"dropout_schedule: '{text}'; expected values of at most 0.5 at growing parts of the training, "
+            "like 0,0@0.2,0.3@0.5,0"
+        )
+    return parts, values
+
+
+def set_dropout(model: nn.Module, p: float) -> None:
+    """Sets the dropout of all layers that have any."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout | UnitDropout):
+            module.p = p
+
+
+def _check_lengths(features: FeatureSet, numerator: Callable[[str], Fsa], subsampling: int) -> None:
     """Raises BadInput if an utterance has no words, or more phones than its frames can hold."""
     bad = []
     for utt, n_frames, text in zip(features.utts, features.lengths.tolist(), features.texts, strict=True):
         if not text.split():
             bad.append(f"{utt} (no words)")
             continue
-        have, need = -(-n_frames // SUBSAMPLING), numerator(text).min_frames
+        have, need = -(-n_frames // subsampling), numerator(text).min_frames
         if have < need:
-            bad.append(f"{utt} ({have} frames at 33 a second, its transcript needs {need:g})")
+            bad.append(f"{utt} ({have} frames at {100 // subsampling} a second, its transcript needs {need:g})")
     if bad:
         shown = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
         raise BadInput(f"{features.path}: transcripts that do not fit their audio: {shown}; correct or remove them")
 
 
-def run_key(config: AmConfig, manifests: Iterable[str | Path], lexicon: Lexicon) -> dict[str, Any]:
+def run_key(config: AmConfig, manifests: Iterable[str | Path], lexicon: Lexicon, units: Units) -> dict[str, Any]:
     """What a checkpoint depends on: everything that changes the numbers of the training."""
     prons = {word: lexicon.pronunciations(word) for word in lexicon.words}
     return {
-        "config": asdict(config),
+        "config": {**asdict(config), "arch": arch_of(config.model)},
         "manifests": [sha256_file(path) for path in manifests],
         "phones": lexicon.phones,
+        "units": units.names,
         "lexicon": hash_config(prons),
     }

@@ -9,18 +9,24 @@ import pytest
 import soundfile
 import torch
 
-from mpq.am import Tdnn, TdnnConfig
+from mpq.am import Tdnn, TdnnConfig, TdnnfConfig, load_am, save_am
+from mpq.am.tdnnf import UnitDropout
 from mpq.data.batches import FeatureSet
 from mpq.data.features import FeatureConfig, extract
 from mpq.data.manifests import Spoken, write_manifests
+from mpq.fst.lfmmi import lfmmi_loss, total_score
+from mpq.fst.units import Units
 from mpq.io import BadInput
 from mpq.lang.lexicon import Lexicon
+from mpq.quant import read_model_file
 from mpq.train.am import AmConfig, AmTask, collapse, phone_model, run_key
 from mpq.train.loop import FitConfig, fit
+from mpq.train.trainee import Trainee
 
 RATE = 16000
 TONES = {"A": 400.0, "B": 1100.0, "C": 2900.0}  # Hz: what each phone sounds like
 LEXICON = Lexicon({"ab": [["A", "B"]], "ca": [["C", "A"]], "bac": [["B", "A", "C"], ["B", "C"]]})
+UNITS = Units(LEXICON.phones)
 
 
 def speak(words: list[str], rng: np.random.Generator) -> np.ndarray:
@@ -74,7 +80,7 @@ def test_loss_is_ctc_first_and_lfmmi_after(features: Path) -> None:
     batch = next(task.batches(0))
     with torch.no_grad():
         ctc, lfmmi = (task.loss(task.model, batch, done).item() for done in (0.49, 0.5))
-        log_probs, lengths = task.model(batch.features, batch.lengths)
+        log_probs, lengths = task.acoustic(batch.features, batch.lengths)
     single = [i for i, text in enumerate(batch.texts) if "bac" not in text.split()]
     targets = [[p for w in batch.texts[i].split() for p in LEXICON.pronunciations(w)[0]] for i in single]
     weight = [phone_log_prob(task, target) for target in targets]
@@ -132,10 +138,10 @@ def test_held_out_words_outside_the_lexicon(features: Path) -> None:
 
 
 def test_run_key_changes_with_what_changes_the_numbers(features: Path) -> None:
-    key = run_key(config(), [features], LEXICON)
-    assert key == run_key(config(), [features], LEXICON)
-    assert key != run_key(config(den_scale=0.9), [features], LEXICON)
-    assert key != run_key(config(), [features], Lexicon({"ab": [["A", "B"]]}))
+    key = run_key(config(), [features], LEXICON, UNITS)
+    assert key == run_key(config(), [features], LEXICON, UNITS)
+    assert key != run_key(config(den_scale=0.9), [features], LEXICON, UNITS)
+    assert key != run_key(config(), [features], Lexicon({"ab": [["A", "B"]]}), UNITS)
 
 
 def test_collapse_and_phone_model() -> None:
@@ -149,7 +155,7 @@ def test_collapse_and_phone_model() -> None:
 
 def test_the_model_is_seeded(features: Path) -> None:
     tasks = [AmTask(config(), FeatureSet(features), FeatureSet(features), LEXICON) for _ in range(2)]
-    first, second = (task.model for task in tasks)
+    first, second = (task.acoustic for task in tasks)
     assert isinstance(first, Tdnn)
     assert all(torch.equal(p, q) for p, q in zip(first.parameters(), second.parameters(), strict=True))
 
@@ -157,7 +163,7 @@ def test_the_model_is_seeded(features: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"ctc_part": 1.5}, "ctc_part: 1.5 must be between"),
+        ({"ctc_part": 1.5}, "ctc_part: 1.5 must be at least 0 and at most 1"),
         ({"phone_order": 0}, "phone_order: 0 must be at least 1"),
         ({"max_frames": 0}, "max_frames: 0 must be at least 1"),
         ({"den_scale": -1.0}, "den_scale: -1.0 must be at least 0"),
@@ -166,3 +172,97 @@ def test_the_model_is_seeded(features: Path) -> None:
 def test_bad_options(options: dict[str, float], says: str) -> None:
     with pytest.raises(BadInput, match=says):
         AmConfig(**options)  # type: ignore[arg-type]
+
+
+FACTORIZED = TdnnfConfig(
+    channels=[4, 8], height_strides=[4, 4], hidden=48, bottleneck=16, first_bottleneck=16, strides=[1], prefinal=16
+)
+
+
+def test_the_cross_entropy_branch_learns_and_does_not_decode(features: Path, tmp_path: Path) -> None:
+    options = AmConfig(model=FACTORIZED, fit=FitConfig(epochs=4, lr=5e-3), max_frames=1500, augment=False, xent=0.1)
+    task = AmTask(options, FeatureSet(features), FeatureSet(features), LEXICON)
+    assert isinstance(task.model, Trainee) and task.model.xent is not None
+    task.model.eval()
+    with torch.no_grad():
+        untrained = task.validate()
+    before = {name: p.detach().clone() for name, p in task.model.xent.named_parameters()}
+    result = fit(task, options.fit, tmp_path, task.plugins)
+    assert result.best["loss"] < 0.8 * untrained["loss"]
+    assert all(not torch.equal(p, before[name]) for name, p in task.model.xent.named_parameters())
+    save_am(tmp_path / "model.mpq", task.acoustic, LEXICON.phones)
+    assert not any("xent" in name or "lhuc" in name for name in read_model_file(tmp_path / "model.mpq").tensors)
+    batch = task.dev.batch([0, 1])
+    expected, xent, _ = task.model(batch.features, batch.lengths)
+    assert xent is not None and not torch.allclose(expected, xent, atol=0.1)
+    served, _ = load_am(tmp_path / "model.mpq", LEXICON.phones)(batch.features, batch.lengths)
+    assert torch.equal(served, expected)
+
+
+def test_the_cross_entropy_branch_is_pulled_towards_the_numerators_posteriors(features: Path) -> None:
+    task = AmTask(config(ctc_part=0.0, xent=0.5), FeatureSet(features), FeatureSet(features), LEXICON)
+    task.model.eval()
+    batch = next(task.batches(0))
+    loss = task.loss(task.model, batch, 1.0)
+    assert isinstance(task.model, Trainee) and task.model.xent is not None
+    log_probs, xent, lengths = task.model(batch.features, batch.lengths)
+    assert xent is not None
+    numerators = [task.numerator(text) for text in batch.texts]
+    leaf = log_probs.detach().requires_grad_()
+    (posteriors,) = torch.autograd.grad(total_score(leaf, lengths, numerators).sum(), leaf)
+    assert torch.allclose(posteriors.sum((1, 2)), lengths.float(), rtol=1e-4)  # one class a frame
+    lfmmi = lfmmi_loss(log_probs, lengths, numerators, task.denominator).sum()
+    expected = (lfmmi - 0.5 * (posteriors * xent).sum()) / lengths.sum()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_dropout_follows_its_schedule(features: Path) -> None:
+    options = AmConfig(model=FACTORIZED, max_frames=1500, dropout_schedule="0,0@0.2,0.5@0.5,0.1")
+    task = AmTask(options, FeatureSet(features), FeatureSet(features), LEXICON)
+    batch = next(task.batches(0))
+    seen = []
+    for done in (0.0, 0.2, 0.35, 0.5, 0.75, 1.0):
+        task.loss(task.model, batch, done)
+        seen.append([m.p for m in task.acoustic.modules() if isinstance(m, UnitDropout)])
+    assert np.allclose(seen, [[p, p] for p in (0.0, 0.0, 0.25, 0.5, 0.3, 0.1)])
+
+
+@pytest.mark.parametrize("text", ["a", "0,1@0.5,0", "0,0.1,0", "0,0@0.5,0@0.4,0", "0,0@1.5,0", ","])
+def test_bad_dropout_schedules(text: str) -> None:
+    with pytest.raises(BadInput, match=f"dropout_schedule: '{text}'; expected values of at most 0.5"):
+        AmConfig(dropout_schedule=text)
+
+
+def test_speaker_adaptive_training_gives_each_speaker_amplitudes(features: Path, tmp_path: Path) -> None:
+    train = FeatureSet(features)
+    train.speakers = [f"s{i % 3}" for i in range(len(train))]
+    options = config(lhuc=0.5)
+    options.fit.epochs = 1
+    task = AmTask(options, train, FeatureSet(features), LEXICON)
+    fit(task, options.fit, tmp_path)
+    assert isinstance(task.model, Trainee) and task.model.lhuc is not None
+    logits = task.model.lhuc.detach()
+    assert logits.shape == (3, *task.acoustic.lhuc_shape)
+    assert all(not torch.allclose(logits[i], logits[j], atol=1e-3) for i, j in ((0, 1), (0, 2), (1, 2)))
+    batch = train.batch([0, 1, 2])
+    without, _, _ = task.model(batch.features, batch.lengths, None, torch.tensor([-1, -1, -1]))
+    plain, _ = task.acoustic(batch.features, batch.lengths)
+    adapted, _, _ = task.model(batch.features, batch.lengths, None, torch.tensor([0, -1, 2]))
+    assert torch.allclose(without, plain) and torch.allclose(adapted[1], plain[1], atol=1e-5)
+    assert not torch.allclose(adapted[0], plain[0], atol=1e-4)
+
+
+def test_lhuc_without_speakers(features: Path) -> None:
+    train = FeatureSet(features)
+    train.n_without_speaker = 2
+    with pytest.raises(BadInput, match="2 of 48 utterances have no speaker; LHUC adapts to speakers"):
+        AmTask(config(lhuc=0.5), train, FeatureSet(features), LEXICON)
+
+
+def test_features_of_another_model(features: Path) -> None:
+    for model, says in (
+        (TdnnConfig(feature_dim=40), "80 bins a frame, the model expects 40"),
+        (TdnnConfig(ivector_dim=30), r"i-vectors of dimension 0 \(0: none\), the model expects 30"),
+    ):
+        with pytest.raises(BadInput, match=says):
+            AmTask(AmConfig(model=model), FeatureSet(features), FeatureSet(features), LEXICON)
