@@ -6,6 +6,7 @@
 #   units=bpe
 #   option units "bpe|word" HELP      declares --units; the value stands in $units (--a-b: $a_b), which holds the default now
 #       types: count (1, 2, ...)  whole (0, 1, ...)  number  dir (a folder that exists)  path  text  flag (true or false)  a|b|c
+#       a dir may be given more than once where the recipe reads the array ${NAMEs[@]} (corpus_dirs); $NAME is the last
 #   parse_options "$@"                checks and sets all; --help prints the recipe's head comment and the options
 #   need_option NAME WHAT             before parse_options: it exits 2 where the option is not given
 #   check_options() { ...; }          the recipe's own checks, called last by parse_options; option_die MESSAGE exits 2
@@ -20,7 +21,7 @@ option() {
   declare -gx "$variable"
 }
 
-corpus_dir="" exp_dir="" stage=0 stop_stage=10 nj=$(nproc) gpus=0 cmd=run seed=0 smoke=false dry_run=false
+corpus_dir="" corpus_dirs=() exp_dir="" stage=0 stop_stage=10 nj=$(nproc) gpus=0 cmd=run seed=0 smoke=false dry_run=false
 option corpus-dir dir "folder that holds the corpus"
 option exp-dir path "where everything is written (default: exp beside the recipe; exp-smoke with --smoke)"
 option stage whole "first stage to run"
@@ -101,6 +102,10 @@ parse_options() {
     [ -z "$wanted" ] || option_die "--$name '$value': expected $wanted"
     case "${option_type[$name]}" in dir | path) value=$(realpath -m -- "$value") ;; esac
     declare -gx "${name//-/_}=$value"
+    if [ "${option_type[$name]}" = dir ]; then
+      local -n all=${name//-/_}s
+      all+=("$value")
+    fi
   done
   option_cross_checks
 }

@@ -72,6 +72,13 @@ def test_values_reach_the_steps(showing: Project, tmp_path: Path) -> None:
     assert f"[{tmp_path}|{showing.exp}|3|0|run|7|false|word]\n{showing.recipe_dir}\n" in out
 
 
+def test_a_folder_may_be_given_more_than_once(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "two words").mkdir()
+    project.recipe('if stage 0; then step show -- echo "<${corpus_dirs[*]/%/>}"; fi')
+    words = ("--corpus-dir", str(tmp_path / "two words"), f"--corpus-dir={tmp_path}", "--corpus-dir", "/usr")
+    assert f"<{tmp_path}/two words> {tmp_path}> /usr>\n" in project.run(*words).stdout
+
+
 def test_relative_folders_are_those_of_the_caller(showing: Project, tmp_path: Path) -> None:
     command = ["bash", str(showing.root / "run.sh"), "toy", "--exp-dir", "x/../out", "--corpus-dir", "."]
     out = subprocess.run(command, env=showing.env, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
