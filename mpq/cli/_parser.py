@@ -24,6 +24,14 @@ class Parser(jsonargparse.ArgumentParser):
         super().__init__(formatter_class=Formatter, allow_abbrev=False, **options)
         self.words: list[str] = []
 
+    def use_dashes(self) -> None:
+        """Options are shown with dashes and understood with dashes or underscores, those of classes too."""
+        for action in self._actions:
+            action.option_strings = [name.replace("_", "-") for name in action.option_strings]
+            for name in action.option_strings:
+                self._option_string_actions[name] = action
+                self._option_string_actions[f"--{name.lstrip('-').replace('-', '_')}"] = action
+
     def parse(self, words: Sequence[str]) -> jsonargparse.Namespace:
         """Parses the words of a command line; does not return where they are wrong."""
         groups = {action.dest.partition(".")[0] for action in self._actions if "." in action.dest}
@@ -62,7 +70,7 @@ class Parser(jsonargparse.ArgumentParser):
     def place(self, key: str) -> str:
         """``FILE: KEY: `` where a key can only come from a configuration file, else ``--OPTION: ``."""
         option = self.option(key)
-        typed = any(word == option or word.startswith(f"{option}=") for word in self.words)
+        typed = any(word.partition("=")[0].replace("_", "-") == option for word in self.words)
         files = [
             word.partition("=")[2] or following
             for word, following in zip(self.words, [*self.words[1:], ""], strict=True)

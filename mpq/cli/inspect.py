@@ -1,6 +1,6 @@
 """Show what a model file holds: bits and bytes of every layer, totals, and the ratio to float32.
 
-Reads   a model file *.mpq, packed or float.
+Reads   a model file *.mpq, packed or float, or a folder that holds it as model.mpq.
 Writes  nothing; the table goes to the terminal, or with --json to standard output as one JSON object.
 
 Example:
@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``mpq inspect``."""
-    parser.add_argument("file", type=str, metavar="FILE", help="model file to look into")
+    parser.add_argument("file", type=str, metavar="FILE", help="model.mpq, or its folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
 

@@ -47,6 +47,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Runs ``mpq lang``."""
     import shutil
+    import sys
     from pathlib import Path
 
     from mpq.fst.graph import build_graph
@@ -70,6 +71,9 @@ def run(args: Namespace) -> None:
         words.update(word for text in read_text(path).values() for word in text)
     if args.arpa:
         words |= read_arpa(args.arpa).words
+    twice = len(words) - len({word.lower() for word in words})
+    if twice > len(words) / 20:
+        print(f"warning: {twice} of {len(words)} words differ from another one in case only", file=sys.stderr)
     dictionaries = [read_cmudict() if name == "cmudict" else read_dictionary(name) for name in args.dictionary]
     lexicon, guessed = build_lexicon(words, dictionaries, espeak_pronouncer() if args.g2p == "espeak" else None)
     lexicon.write(out)

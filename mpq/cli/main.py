@@ -7,6 +7,7 @@ import errno
 import importlib
 import os
 import pkgutil
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -63,6 +64,7 @@ def load(name: str) -> tuple[ModuleType, Parser]:
     module.add_arguments(parser)
     if "--config" not in parser._option_string_actions:
         parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these options")
+    parser.use_dashes()
     return module, parser
 
 
@@ -79,6 +81,16 @@ def os_error_line(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename is not None else ""
     advice = f"; {ADVICE[error.errno]}" if error.errno in ADVICE else ""
     return f"{where}{text}{advice}"
+
+
+def memory_line(error: Exception) -> str | None:
+    """What to say where an error means that the memory is full; None where it does not."""
+    full = ("can't allocate memory", "out of memory")  # as torch says it of processors and of GPUs
+    if isinstance(error, RuntimeError) and not any(words in str(error) for words in full):
+        return None
+    amount = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
+    wanted = f" for another {amount[1]}" if amount else ""
+    return f"not enough memory{wanted}; make the model or its batches smaller, or end other programs"
 
 
 def stop(_signum: int, _frame: object) -> NoReturn:
@@ -100,6 +112,11 @@ def guarded(name: str, words: Sequence[str]) -> int:
         return 128 + signal.SIGPIPE
     except OSError as error:
         message = os_error_line(error)
+    except (MemoryError, RuntimeError) as error:
+        line = memory_line(error)
+        if line is None:
+            raise
+        message = line
     except KeyboardInterrupt:
         print(f"mpq {name}: stopped", file=sys.stderr)
         return 128 + signal.SIGINT

@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``mpq ppl``."""
-    parser.add_argument("--lm", type=str, required=True, metavar="FILE", help="model.mpq, or its folder")
+    parser.add_argument("--lm", "--model", type=str, required=True, metavar="FILE", help="model.mpq, or its folder")
     parser.add_argument("--text", type=str, required=True, metavar="FILE", help="text, one sentence a line")
     parser.add_argument("--tokenizer", type=str, metavar="FILE", help="the model's units (default: beside the model)")
     parser.add_argument("--device", type=str, default="cpu", help="where to compute: cpu, cuda, cuda:1, ...")

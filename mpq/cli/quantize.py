@@ -32,7 +32,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     from mpq.train.lm import QuantTrainConfig
 
     parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these options")
-    parser.add_argument("--model", type=str, required=True, metavar="FILE", help="float model.mpq, or its folder")
+    parser.add_argument("--model", "--lm", type=str, required=True, metavar="FILE", help="float model, or its folder")
     parser.add_argument("--bits", type=int, metavar="N", help="bits of every weight, 1 to 8")
     parser.add_argument("--plan", type=str, metavar="YAML", help="bits of each weight matrix, instead of --bits")
     parser.add_argument("--train", type=Literal["none", "ste", "admm"], default="none", help="how to train")
@@ -52,8 +52,7 @@ def run(args: Namespace) -> None:
 
     from mpq.io import check_writable
     from mpq.lm import load_lm, perplexity, save_lm
-    from mpq.lm.files import model_path
-    from mpq.quant import quantize_model
+    from mpq.quant import model_path, quantize_model
     from mpq.train.lm import LmTexts
 
     check_writable(args.out, [model_path(args.model), args.plan, args.text, args.dev])
@@ -97,7 +96,7 @@ def _plan(args: Namespace, lm: LoadedLm) -> BitPlan:
 def _train(args: Namespace, lm: LoadedLm, plan: BitPlan, texts: LmTexts | None) -> LanguageModel:
     """Straight-through training, or ADMM."""
     from mpq.io import BadInput, sha256_file
-    from mpq.lm.files import model_path
+    from mpq.quant import model_path
     from mpq.train.admm import AdmmConfig
     from mpq.train.lm import QuantTrainConfig, train_quantized_lm
     from mpq.train.loop import FitConfig

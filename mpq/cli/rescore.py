@@ -42,7 +42,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--nbest", type=str, metavar="FILE", help="n-best lists, or a Kaldi folder")
     parser.add_argument("--lattice", type=str, metavar="FILE", help="lattices, instead of n-best lists")
     parser.add_argument("--words", type=str, metavar="FILE", help="symbol table of the lattices")
-    parser.add_argument("--lm", type=str, metavar="FILE", help="language model, float or packed, or its folder")
+    parser.add_argument("--lm", "--model", type=str, metavar="FILE", help="model.mpq, float or packed, or its folder")
     parser.add_argument("--tokenizer", type=str, metavar="FILE", help="the model's units (default: beside the model)")
     parser.add_argument("--packed", action="store_true", help="keep low-bit weights packed in memory (slower)")
     parser.add_argument("--depth", type=int, metavar="N", help="look at the first N hypotheses of each list only")
@@ -112,9 +112,10 @@ def _scored(args: Namespace, nbests: list[NBest]) -> tuple[list[NBest], Weights,
 
 
 def _rescore_lattices(args: Namespace) -> None:
-    from mpq.io import progress, read_lattices, read_symbols, write_lattices, write_text
+    from mpq.io import check_symbols_hash, progress, read_lattices, read_symbols, write_lattices, write_text
     from mpq.rescore import Budget, LatticeScoring, best_words, rescore_lattices
 
+    check_symbols_hash(args.lattice, args.words)
     words, weights = read_symbols(args.words), _weights(args)
     order = {} if args.merge_order is None else {"merge_order": args.merge_order}
     scoring = LatticeScoring(weights, beam=args.beam, budget=Budget.of_mb(args.batch_mb), **order)

@@ -22,7 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     from mpq.train.lm import LmTrainConfig
 
     parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these options")
-    parser.add_argument("--train", type=str, required=True, metavar="TEXT", help="training text")
+    parser.add_argument("--train", "--text", type=str, required=True, metavar="TEXT", help="training text")
     parser.add_argument("--dev", type=str, required=True, metavar="TEXT", help="held-out text")
     parser.add_argument("--tokenizer", type=str, required=True, metavar="FILE", help="tokenizer.model or words.txt")
     parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder to write")

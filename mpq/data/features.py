@@ -8,6 +8,7 @@ made anew.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,17 @@ from lhotse.utils import fastcopy
 from mpq.data.audio import inspect_audio, raise_problems
 from mpq.data.manifests import read_cuts, save_manifest
 from mpq.data.parallel import map_processes
-from mpq.io import BadInput, PathLike, atomic_path, hash_config, progress, read_jsonl, sha256_file, write_jsonl
+from mpq.io import (
+    BadInput,
+    PathLike,
+    atomic_path,
+    check_range,
+    hash_config,
+    progress,
+    read_jsonl,
+    sha256_file,
+    write_jsonl,
+)
 
 N_MELS = 80
 SHARD = 100  # cuts a shard; fixed, so that files do not depend on the number of processes
@@ -73,6 +84,8 @@ def extract(cuts_path: PathLike, out: Path, config: FeatureConfig, nj: int = 1) 
     """
     cuts = list(read_cuts(cuts_path))
     rate = next((cut.recording.sampling_rate for cut in cuts if cut.has_recording), 0)
+    bins = 2 ** math.ceil(math.log2(max(2, int(_SHORTEST * (rate or 16_000))))) // 2
+    check_range("--n-mels", config.n_mels, f"[4, {bins}]")  # more filters than the spectrum of a window has bins
     directory = out / "shards"
     shards = [
         _Shard(directory, start // SHARD, tuple(cuts[start : start + SHARD]), config, rate)

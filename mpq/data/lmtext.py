@@ -7,8 +7,11 @@ Training reads it window by window, so memory depends on the window, never on th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from torch import Tensor
 from mpq.io import BadInput, PathLike, atomic_write, hash_config, progress, read_lines, sha256_file, split_words
 
 WINDOW = 1 << 17  # sentences held in memory and shuffled together
+_SAMPLE = 300  # first sentences, which tell whether the units fit a text
 MAX_UNITS = 4096  # of one sentence: a whole book on one line is a mistake, and attention is quadratic
 
 Ids = npt.NDArray[np.int64]
@@ -90,6 +94,38 @@ class Tokenizer:
     def count_oov(self, text: str) -> int:
         """Words of `text` that are, or for sentencepiece hold, an unknown unit."""
         return sum(self.unk in self.encode(word) for word in split_words(text))
+
+
+def warn_misfit(tokenizer: Tokenizer, words: Iterable[str], what: str) -> None:
+    """Warns on standard error where units were hardly made for the words that they are to cut.
+
+    That is where many words hold unknown units, or where the words would be known, or take fewer units, in lower or
+    upper case.  Nothing else tells: scores and perplexities are numbers as before.
+
+    Args:
+        tokenizer: the units.
+        words: of running text, some thousand.
+        what: where they come from.
+    """
+    counts = Counter(words)
+    total = max(1, counts.total())
+
+    def cut(change: Callable[[str], str]) -> tuple[float, float]:
+        """Part of the words that hold unknown units, and units for each word."""
+        units = [(n, tokenizer.encode(change(word))) for word, n in counts.items()]
+        unknown = sum(n for n, ids in units if tokenizer.unk in ids)
+        return unknown / total, sum(n * len(ids) for n, ids in units) / total
+
+    unknown, n_units = cut(str)
+    found = f"{100 * unknown:.0f} % of the words hold what {tokenizer.path} does not know, {n_units:.1f} units a word"
+    for case in (str.lower, str.upper):
+        better, fewer = cut(case)
+        if better < unknown - 0.1 or (better <= unknown and fewer < 0.7 * n_units):
+            how = f"in {case.__name__} case {100 * better:.0f} % and {fewer:.1f}"
+            print(f"warning: {what}: {found}; {how}: convert the text", file=sys.stderr)
+            return
+    if unknown > 0.25:
+        print(f"warning: {what}: {found}; is it the text that these units were made for?", file=sys.stderr)
 
 
 def load_tokenizer(path: PathLike) -> Tokenizer:
@@ -203,12 +239,16 @@ class LmText:
 def open_lm_text(path: PathLike, tokenizer: Tokenizer, cache_dir: PathLike) -> LmText:
     """The text at `path` (one sentence a line; `.gz` allowed), tokenized into `cache_dir` if not yet there.
 
+    Warns where the text is not one that the units were made for, such as upper case for lower case.
+
     Raises:
         BadInput: if it holds no sentence, or one of more than 4,096 units.
     """
     if not Path(path).is_file():
         problem = "is a folder" if Path(path).is_dir() else "no such file"
         raise BadInput(f"{path}: {problem}; expected text, one sentence a line")
+    lines = islice((split_words(line) for _, line in read_lines(path) if not line.isspace()), _SAMPLE)
+    warn_misfit(tokenizer, chain.from_iterable(lines), str(path))
     key = hash_config({"text": sha256_file(path), "tokenizer": tokenizer.hash, "format": 1})[:16]
     folder = Path(cache_dir) / key
     if not (folder / "meta.json").exists():

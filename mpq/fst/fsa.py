@@ -111,16 +111,12 @@ class Fsa:
         of_arc = np.empty(len(dst), np.int64)
         of_arc[order] = np.cumsum(fresh) - 1  # new state that each arc enters
         home, new_label = dst[fresh], label[fresh]  # old state and label of each new state
-        n_new, n_old = len(home), len(self.final)
-        copies = np.bincount(home, minlength=n_old)  # new states made of an old one
-        first = np.concatenate(([0], np.cumsum(copies)[:-1]))
+        n_new = len(home)
         init = np.full(n_new, -np.inf)
         from_start = self.src == self.start
         np.logaddexp.at(init, of_arc[from_start], self.weight[from_start])
-        repeats = copies[self.src]
-        arc = np.repeat(np.arange(len(self.src)), repeats)
-        within = np.arange(len(arc)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
-        src, dst, weight = _merge_arcs(first[self.src[arc]] + within, of_arc[arc], self.weight[arc], n_new)
+        arc, source = _arcs_of_copies(self.src, home, len(self.final))
+        src, dst, weight = _merge_arcs(source, of_arc[arc], self.weight[arc], n_new)
         return StateForm(new_label, init, self.final[home], src, dst, weight)
 
     def trimmed(self) -> Fsa:
@@ -160,6 +156,29 @@ class Fsa:
                 break
             distance = nearer
         return float(distance[ending].min()) if ending.any() else float("inf")
+
+
+def ranks(count: Ints) -> Ints:
+    """0, 1, ... count - 1 for each of several counts, in one array."""
+    return np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
+
+
+def _arcs_of_copies(src: Ints, home: Ints, n_states: int) -> tuple[Ints, Ints]:
+    """Arcs of a graph whose states are copied, each copy with all arcs of its original.
+
+    Args:
+        src: state that each arc leaves, ``(A,)``.
+        home: original of each copy, ascending, ``(K,)``.
+        n_states: number of originals.
+
+    Returns:
+        for each new arc the old one, and the copy that it leaves.
+    """
+    copies = np.bincount(home, minlength=n_states)
+    first = np.cumsum(copies) - copies
+    repeats = copies[src]
+    arc = np.repeat(np.arange(len(src)), repeats)
+    return arc, first[src[arc]] + ranks(repeats)
 
 
 def _merge_arcs(src: Ints, dst: Ints, weight: Floats, n_states: int) -> tuple[Ints, Ints, Floats]:
@@ -202,11 +221,7 @@ def ctc_graph(phones: Fsa, blank: int = 0) -> Fsa:
     emit = n_old + np.arange(len(home))  # blank states are 0..S-1
     zeros = np.zeros(n_old)
     # From emitting state (s, p) along each arc of s whose phone is not p.
-    copies = np.bincount(home, minlength=n_old)
-    first = np.concatenate(([0], np.cumsum(copies)[:-1]))
-    repeats = copies[phones.src]
-    arc = np.repeat(np.arange(len(phones.src)), repeats)
-    source = first[phones.src[arc]] + np.arange(len(arc)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+    arc, source = _arcs_of_copies(phones.src, home, n_old)
     differs = label[source] != phones.label[arc]
     arc, source = arc[differs], source[differs]
     old = np.arange(n_old)

@@ -17,7 +17,7 @@ from typing import IO, Any
 import kaldifst
 import numpy as np
 
-from mpq.fst.fsa import Ints
+from mpq.fst.fsa import Ints, ranks
 from mpq.io import BadInput, PathLike, atomic_path
 
 Weights = np.ndarray[tuple[int, int], np.dtype[np.float32]]
@@ -78,7 +78,7 @@ def fst_to_arrays(fst: Any) -> Arcs:
     states = np.array(begins, np.int64)
     final = raw[states[:, None] + np.arange(4 * width)].view("<f4").reshape(n_states, width)
     count = np.array(counts, np.int64)
-    where = np.repeat(states + 4 * width + 8, count) + _ranks(count) * arc_type.itemsize
+    where = np.repeat(states + 4 * width + 8, count) + ranks(count) * arc_type.itemsize
     arcs = raw[where[:, None] + np.arange(arc_type.itemsize)].view(arc_type)[:, 0]
     return Arcs(
         np.repeat(np.arange(n_states), count),
@@ -104,7 +104,7 @@ def arrays_to_fst(arcs: Arcs) -> Any:
     body = np.zeros(int(sizes.sum()), np.uint8)
     body[begins[:, None] + np.arange(4)] = arcs.final.astype("<f4").view(np.uint8).reshape(n_states, 4)
     body[begins[:, None] + np.arange(4, 12)] = count.astype("<i8").view(np.uint8).reshape(n_states, 8)
-    where = np.repeat(begins + 12, count) + _ranks(count) * arc_type.itemsize
+    where = np.repeat(begins + 12, count) + ranks(count) * arc_type.itemsize
     body[where[:, None] + np.arange(arc_type.itemsize)] = packed.view(np.uint8).reshape(-1, arc_type.itemsize)
     header = struct.pack(
         "<ii6si8siiQqqq", _MAGIC, 6, b"vector", 8, b"standard", 2, 0, 3, arcs.start, n_states, len(order)
@@ -113,11 +113,6 @@ def arrays_to_fst(arcs: Arcs) -> Any:
         file.write(header + body.tobytes())
         file.flush()
         return kaldifst.StdVectorFst.read(path)
-
-
-def _ranks(count: Ints) -> Ints:
-    """0, 1, ... count - 1 for each state, in one array."""
-    return np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
 
 
 def write_fst(fst: Any, path: PathLike) -> None:

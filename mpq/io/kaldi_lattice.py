@@ -202,14 +202,7 @@ def _weight(field: str, plain: bool) -> Weight:
 def _text(lattice: Lattice, symbols: SymbolTable | None) -> str:
     """The text form of a lattice: the start state first, each state's arcs before its final weight."""
     lines: list[list[str]] = [[] for _ in range(lattice.n_states)]
-    arcs = zip(
-        lattice.src.tolist(),
-        lattice.dst.tolist(),
-        lattice.labels.tolist(),
-        _arc_weights(lattice),
-        strict=True,
-    )
-    for src, dst, label, weight in arcs:
+    for src, dst, label, weight in _arcs(lattice):
         word = label if symbols is None else symbols.words[label]
         lines[src].append(f"{src} {dst} {word} {_weight_text(weight)}\n")
     for state, weight in _finals(lattice).items():
@@ -283,14 +276,7 @@ def _write_binary(file: IO[bytes], lattice: Lattice) -> None:
     version, flags = 2, 0
     file.write(_HEADER_END.pack(version, flags, _EXPANDED_MUTABLE, lattice.start, lattice.n_states, lattice.n_arcs))
     arcs: list[list[bytes]] = [[] for _ in range(lattice.n_states)]
-    rows = zip(
-        lattice.src.tolist(),
-        lattice.dst.tolist(),
-        lattice.labels.tolist(),
-        _arc_weights(lattice),
-        strict=True,
-    )
-    for src, dst, label, weight in rows:
+    for src, dst, label, weight in _arcs(lattice):
         arcs[src].append(_ARC.pack(label, label) + _weight_bytes(weight) + _INT.pack(dst))
     finals = _finals(lattice)
     for state, packed in enumerate(arcs):
@@ -303,8 +289,10 @@ def _weight_bytes(weight: Weight) -> bytes:
     return _COSTS.pack(graph, acoustic) + struct.pack(f"<i{len(string)}i", len(string), *string)
 
 
-def _arc_weights(lattice: Lattice) -> Iterable[Weight]:
-    return zip(lattice.graph.tolist(), lattice.acoustic.tolist(), lattice.strings, strict=True)
+def _arcs(lattice: Lattice) -> Iterator[tuple[int, int, int, Weight]]:
+    """Source, destination, word and weight of every arc."""
+    weights = zip(lattice.graph.tolist(), lattice.acoustic.tolist(), lattice.strings, strict=True)
+    return zip(lattice.src.tolist(), lattice.dst.tolist(), lattice.labels.tolist(), weights, strict=True)
 
 
 def _finals(lattice: Lattice) -> dict[int, Weight]:

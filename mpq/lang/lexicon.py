@@ -148,7 +148,8 @@ def build_lexicon(
 
     Args:
         words: the vocabulary.
-        dictionaries: looked up in order; the first that has a word gives all its pronunciations.
+        dictionaries: looked up in order, a word as it is and in lower case (which `read_dictionary` turns words
+            into); the first that has it gives all its pronunciations.
         pronounce: makes a pronunciation for a word that no dictionary has.
 
     Returns:
@@ -161,7 +162,7 @@ def build_lexicon(
     entries: dict[str, Sequence[Sequence[str]]] = {}
     missing = []
     for word in sorted(set(words)):
-        found = next((dictionary[word] for dictionary in dictionaries if word in dictionary), None)
+        found = next((d[key] for d in dictionaries for key in (word, word.lower()) if key in d), None)
         if found is None:
             missing.append(word)
         else:

@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mpq.data.lmtext import Tokenizer, load_tokenizer
 from mpq.io import BadInput, PathLike
 from mpq.io.files import atomic_path
 from mpq.lm.model import ARCHITECTURES, LanguageModel, LmConfig, build_lm
-from mpq.quant import BitPlan, load_weights_into, read_model_file, save_model, uniform_plan
+from mpq.quant import BitPlan, load_weights_into, model_path, read_model_file, save_model, uniform_plan
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,6 @@ def copy_tokenizer(tokenizer: Tokenizer, path: PathLike) -> None:
             shutil.copyfile(tokenizer.path, temporary)
 
 
-def model_path(path: PathLike) -> Path:
-    """The model file: `path` itself, or `model.mpq` in the folder `path`."""
-    return Path(path) / "model.mpq" if Path(path).is_dir() else Path(path)
-
-
 def load_lm(path: PathLike, tokenizer: PathLike | None = None, packed: bool = False) -> LoadedLm:
     """Reads a language model, ready to serve.
 
@@ -94,7 +91,8 @@ def load_lm(path: PathLike, tokenizer: PathLike | None = None, packed: bool = Fa
             f"{units.path}: not the units that {path} was trained with (sha256 {units.hash[:12]}, expected "
             f"{stored.vocab_hash[:12]}); name the right file by --tokenizer"
         )
-    model = build_lm(LmConfig(**stored.config), len(units))
+    with torch.device("meta"):
+        model = build_lm(LmConfig(**stored.config), len(units))
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     load_weights_into(model, stored, packed)
     return LoadedLm(model, units, stored.plan, stored.extra, stored.n_bytes, n_parameters)

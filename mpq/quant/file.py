@@ -1,11 +1,8 @@
-"""Packed model files (``*.mpq``): one safetensors file with everything needed to run a model but its
-tokenizer.
+"""Packed model files (``*.mpq``): one safetensors file with everything needed to run a model but its tokenizer.
 
-Tensors: ``NAME.codes`` (uint8, tightly packed) and ``NAME.scale`` (float16) for each quantized weight, and
-    every other
-parameter and buffer under its own name. Metadata: format version, architecture, configuration, bit plan,
-vocabulary hash, and the SHA-256 of the whole file (with the digest's own place zeroed), so that no altered
-byte goes unnoticed.
+Tensors: ``NAME.codes`` (uint8, tightly packed) and ``NAME.scale`` (float16) for each quantized weight, and every other
+parameter and buffer under its own name. Metadata: format version, architecture, configuration, bit plan, vocabulary
+hash, and the SHA-256 of the whole file (with the digest's own place zeroed), so that no altered byte goes unnoticed.
 """
 
 from __future__ import annotations
@@ -15,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -27,7 +25,7 @@ from mpq.quant.layers import LOG_SCALE
 from mpq.quant.model import freeze, quantizable, quantize_model, quantized_weights
 from mpq.quant.pack import pack_rows, packed_shape, unpack_rows
 from mpq.quant.plan import BitPlan
-from mpq.quant.table import SCALE_DTYPE, Quantized
+from mpq.quant.table import SCALE_DTYPE, Quantized, scale_shape
 
 FORMAT_VERSION = 1
 _DIGEST = re.compile(rb'\{\\"sha256\\":\\"([0-9a-f]{64})\\"')  # as it stands in the header: JSON in JSON
@@ -163,12 +161,21 @@ def _digest(data: bytes, start: int, end: int) -> bytes:
     return sha.hexdigest().encode()
 
 
+def model_path(path: PathLike) -> Path:
+    """The model file: ``path`` itself, or ``model.mpq`` in the folder ``path``."""
+    return Path(path) / "model.mpq" if Path(path).is_dir() else Path(path)
+
+
 def read_model_file(path: PathLike) -> ModelFile:
     """Read and check a model file.
+
+    Args:
+        path: the file, or a folder that holds it as ``model.mpq``.
 
     Raises:
         BadInput: not a model file, cut short, altered, or of another format version.
     """
+    path = model_path(path)
     with open_bytes(path) as file:
         data = file.read()
     start, end = _digest_place(data)
@@ -190,7 +197,7 @@ def read_model_file(path: PathLike) -> ModelFile:
             vocab_hash=content["vocab_hash"],
             extra=content["extra"],
             shapes={name: tuple(shape) for name, shape in content["shapes"].items()},
-            tensors=safetensors.torch.load(data),
+            tensors=dict(sorted(safetensors.torch.load(data).items())),  # it gives them in any order
             n_bytes=len(data),
         )
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError, SafetensorError) as error:
@@ -206,12 +213,9 @@ def _check_tensors(model_file: ModelFile) -> None:
         precision = model_file.plan.precision(name)
         assert precision is not None
         rows, columns = model_file.shapes[name]
-        scale_shape = (rows, columns // precision.scale if isinstance(precision.scale, int) else 1)
-        if precision.scale == "matrix":
-            scale_shape = (1, 1)
         wanted = {
             f"{name}.codes": (packed_shape(precision, rows, columns), torch.uint8),
-            f"{name}.scale": (scale_shape, SCALE_DTYPE),
+            f"{name}.scale": (scale_shape(precision, rows, columns), SCALE_DTYPE),
         }
         for key, (shape, dtype) in wanted.items():
             tensor = model_file.tensors.get(key)
@@ -224,6 +228,8 @@ def load_weights_into(model: nn.Module, model_file: ModelFile, packed: bool = Fa
     """Turn a float model, as its builder made it from arch and config, into the stored one, ready to serve.
 
     Args:
+        model: on the device ``meta``, where it has shapes and no numbers yet, it never takes the memory of a float
+            model; tensors of its own that are not in the file must not be on ``meta``.
         packed: as in `freeze`.
     Returns:
         the model: same object, in eval mode.
@@ -235,7 +241,7 @@ def load_weights_into(model: nn.Module, model_file: ModelFile, packed: bool = Fa
         if shape != model_file.shapes[name]:
             raise BadInput(f"{model_file.path}: {name} is {model_file.shapes[name]}, the model has {shape}")
     quantize_model(model, model_file.plan)
-    freeze(model, {name: model_file.quantized(name) for name in model_file.quantized_names()}, packed)
+    freeze(model, model_file.quantized, packed)
     targets, stored = _float_tensors(model), model_file.float_tensors()
     if targets.keys() != stored.keys():
         names = ", ".join(sorted(targets.keys() ^ stored.keys()))
@@ -245,5 +251,16 @@ def load_weights_into(model: nn.Module, model_file: ModelFile, packed: bool = Fa
             if target.shape != stored[name].shape:
                 shapes = f"{tuple(stored[name].shape)}, the model has {tuple(target.shape)}"
                 raise BadInput(f"{model_file.path}: {name} is {shapes}")
-            target.copy_(stored[name])
+            if target.is_meta:
+                _replace(model, name, stored[name])
+            else:
+                target.copy_(stored[name])
     return model.eval()
+
+
+def _replace(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Put a tensor in the place of a parameter or buffer."""
+    parent, _, local = name.rpartition(".")
+    layer = model.get_submodule(parent)
+    is_parameter = local in layer._parameters
+    setattr(layer, local, nn.Parameter(tensor.clone()) if is_parameter else tensor.clone())

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
-from mpq.data.lmtext import Tokenizer
+from mpq.data.lmtext import Tokenizer, warn_misfit
 from mpq.io import BadInput, Lattice, SymbolTable
 from mpq.lm import LanguageModel
 from mpq.rescore.combine import Weights
@@ -24,6 +25,7 @@ from mpq.rescore.tree import Budget, score_edges
 
 ORDER = 4
 GROUP = 1 << 17  # arcs that share a forest
+_SAMPLE = 2000  # words that tell whether the model was made for them
 
 Floats = npt.NDArray[np.float64]
 
@@ -84,6 +86,8 @@ def rescore_lattices(
         BadInput: a lattice without a complete path or with a cycle, or one that grows beyond `max_arcs`.
     """
     lattices = iter(lattices)
+    vocabulary = (word for word in words.ids if word[0] not in "<#")  # without <eps>, #0 and the like
+    warn_misfit(tokenizer, islice(vocabulary, _SAMPLE), "words of the lattices")
     while True:
         histories = Histories(tokenizer.encode, tokenizer.eos, scoring.merge_order)
         splits: list[_Split] = []

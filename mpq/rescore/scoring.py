@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import chain
 
-from mpq.data.lmtext import Tokenizer
+from mpq.data.lmtext import Tokenizer, warn_misfit
 from mpq.io import BadInput, NBest, progress, split_words
 from mpq.lm import LanguageModel
 from mpq.rescore.forest import prefix_forest
@@ -15,6 +16,7 @@ from mpq.rescore.steps import LstmState
 from mpq.rescore.tree import Budget, score_edges
 
 GROUP = 1 << 17  # words of the lists that share a forest
+_SAMPLE = 300  # utterances that tell whether the model was made for their words
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ def add_lm_scores(
     """
     check_lists(nbests)
     check_vocabulary(tokenizer, {word for nbest in nbests for hyp in nbest.hyps for word in split_words(hyp.text)})
+    firsts = (split_words(nbest.hyps[0].text) for nbest in nbests[:_SAMPLE])
+    warn_misfit(tokenizer, chain.from_iterable(firsts), "n-best lists")
     for group in progress(_groups(nbests), what="score"):
         yield from score_lists(model, tokenizer, group, scoring or Scoring(), [[tokenizer.bos]] * len(group))
 

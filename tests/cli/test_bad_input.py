@@ -33,11 +33,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("command", "message"),
     [
         ("score --ref empty --hyp empty", "empty and empty hold no utterances"),
-        ("score --ref ref --hyp hyp --interval --seed -1", "--seed -1: expected a number of at least 0"),
+        ("score --ref ref --hyp hyp --interval --seed -1", "--seed: -1 must be at least 0"),
         ("score --ref ref --hyp hyp --details ref", "ref: is also an input"),
         ("score --ref ref --hyp hyp --confusions ./hyp", "./hyp: is also an input"),
         ("score --ref ref --hyp hyp --details ref/x", "ref is not a folder; write to another place"),
-        ("score --ref ref", "--hyp must be given; see mpq score --help"),
+        ("score --ref ref", "give --ref and --hyp (texts), or --stm and --ctm"),
         ("compare --ref empty --hyp empty --hyp empty", "hold no utterances"),
         ("compare --ref ref --hyp hyp --hyp hyp --config twice.yaml", "twice.yaml:2: not valid YAML: key 'level'"),
         ("check --exp-dir x --config latin.yaml", "latin.yaml:1: byte 0xe9 is not UTF-8"),

@@ -43,6 +43,15 @@ def test_ngram_estimates_and_measures(mpq_cli: Cli, text: Path) -> None:
     assert again.stdout == done.stdout
 
 
+def test_upper_case_is_pronounced_like_lower_case(mpq_cli: Cli, text: Path, tmp_path: Path) -> None:
+    text.write_text("IN THE BEGINNING\nin the beginning\n")
+    done = mpq_cli("lang", "--text", text, "--out", "o", "--order", 2, "--units", 0)
+    assert done.returncode == 0 and "lang: 6 words (0 pronounced by espeak)" in done.stdout, done.stderr
+    assert "warning: 3 of 6 words differ from another one in case only" in done.stderr
+    lexicon = (tmp_path / "o" / "lexicon.txt").read_text()
+    assert "BEGINNING B IH G IH N IH NG\n" in lexicon and "beginning B IH G IH N IH NG\n" in lexicon
+
+
 def test_bad_input_is_one_line(mpq_cli: Cli, text: Path, tmp_path: Path) -> None:
     (tmp_path / "d.dic").write_text("the DH AH\nking K IH NG\n")
     message = failed(mpq_cli("lang", "--text", text, "--out", "o", "--dictionary", "d.dic", "--g2p", "none"))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mpq.cli.main import main
 from mpq.io import Hyp, NBest, read_kaldi_nbest, read_nbest, read_yaml, write_nbest
 
 from .conftest import Mpq
@@ -58,6 +59,24 @@ def test_from_training_to_rescoring(lm: Path, tmp_path: Path, mpq: Mpq) -> None:
         assert hyp.nnlm is not None and hyp.score is not None
         lm_score = weights["ngram_weight"] * hyp.lm + weights["lm_weight"] * hyp.nnlm
         assert hyp.score == pytest.approx(hyp.am + lm_score + weights["word_bonus"] * len(hyp.text.split()))
+
+
+def test_folders_and_names_of_options(lm: Path, tmp_path: Path, mpq: Mpq) -> None:
+    (tmp_path / "upper.txt").write_text("THE KING WENT UP\n")
+    assert mpq.succeed("ppl --model lm --text dev.txt") == mpq.succeed("ppl --lm lm --text dev.txt")
+    assert mpq.succeed("inspect lm").splitlines()[1:] == mpq.succeed("inspect lm/model.mpq").splitlines()[1:]
+    assert main(["ppl", "--lm", "lm", "--text", "upper.txt"]) == 0
+    out, err = mpq.capsys.readouterr()
+    assert "1 sentences, 4 words, 4 OOV" in out
+    assert err.startswith("warning: upper.txt: 100 % of the words hold what lm/words.txt does not know")
+    assert "in lower case 0 %" in err and err.count("\n") == 1
+    train = "train-lm --text train.txt --dev dev.txt --tokenizer words.txt --out x"
+    assert "batch_tokens: 0 must be at least 1" in mpq.fail(f"{train} --batch-tokens 0")
+    assert "batch_tokens: -1 must be at least 1" in mpq.fail(f"{train} --batch_tokens -1")
+    assert "weight_decay: nan must be at least 0" in mpq.fail(f"{train} --fit.weight-decay .nan")
+    assert "layers: 1000000 must be" in mpq.fail(f"{train} --model.layers 1000000")
+    assert "not enough memory for another" in mpq.fail(f"{train} --model.dim 1000000")
+    assert not (tmp_path / "x").exists()
 
 
 def test_bad_input_is_one_line(lm: Path, tmp_path: Path, mpq: Mpq) -> None:

@@ -32,6 +32,7 @@ def add_arguments(parser):
     parser.add_argument("--lr", type=float, default=0.5, help="learning rate")
     parser.add_argument("--kind", type=Literal["a", "b"], default="a", help="which")
     parser.add_argument("--model.layers", type=int, default=2, help="number of layers")
+    parser.add_argument("--model.weight_decay", type=float, default=0.5, help="of the optimizer")
     parser.add_argument("--fail", type=Optional[str], default=None, help="how to fail")
 
 
@@ -42,6 +43,8 @@ def run(args):
         raise OSError(errno.ENOSPC, "No space left on device", "out.txt")
     if args.fail == "missing":
         open("/no/such/file")
+    if args.fail == "memory":
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes. Error code 12")
     if args.fail == "bug":
         raise ValueError("a bug")
     if args.fail == "interrupt":
@@ -55,6 +58,8 @@ def run(args):
     if args.fail == "lines":
         for i in range(200_000):
             print(i)
+    if args.model.weight_decay != 0.5:
+        print(f"decay {args.model.weight_decay}", end=" ")
     print(f"lr {args.lr} kind {args.kind} layers {args.model.layers}")
 '''
 
@@ -113,6 +118,17 @@ def test_config_and_command_line(toy: Path) -> None:
     assert done.stdout == "lr 0.25 kind b layers 3\n", done.stderr
 
 
+@pytest.mark.parametrize("option", ["--model.weight-decay", "--model.weight_decay"])
+def test_dashes_and_underscores_are_alike(toy: Path, option: str) -> None:
+    for words in ([option, "0.25"], [f"{option}=0.25"]):
+        assert run_toy(toy, "toy-tool", *words).stdout == "decay 0.25 lr 0.5 kind a layers 2\n"
+    failed = run_toy(toy, "toy-tool", option, "x", "--config", "none.yaml")
+    assert "none.yaml: no such file" in failed.stderr
+    assert "error: --model.weight-decay: Expected a float, got 'x'" in run_toy(toy, "toy-tool", option, "x").stderr
+    shown = run_toy(toy, "toy-tool", "--help").stdout
+    assert "--model.weight-decay WEIGHT_DECAY" in shown and "weight_decay" not in shown
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -161,6 +177,11 @@ def test_wrong_config(toy: Path, text: str | None, message: str) -> None:
         (
             "full",
             "mpq toy-tool: error: out.txt: No space left on device; free some space and run the same command again",
+        ),
+        (
+            "memory",
+            "mpq toy-tool: error: not enough memory for another 64 bytes; make the model or its batches smaller, "
+            "or end other programs",
         ),
         ("missing", "mpq toy-tool: error: /no/such/file: No such file or directory; check the path"),
     ],

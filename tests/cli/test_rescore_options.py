@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mpq.data.lmtext import Tokenizer
-from mpq.io import LatticeBuilder, read_lattices, read_nbest, write_lattices
+from mpq.io import LatticeBuilder, read_lattices, read_nbest, write_lattices, write_symbols_hash
 from mpq.lm import LmConfig, build_lm, save_lm
 
 from .conftest import Mpq
@@ -88,6 +88,8 @@ def test_bad_input_is_one_line(files: Path, mpq: Mpq) -> None:
     builder = LatticeBuilder("u1")
     builder.add_arc(0, 1, 1, (0.0, 0.0, ()))
     write_lattices(files / "endless.gz", [builder.build()])
+    write_lattices(files / "sub/lat.gz", [builder.build()])
+    write_symbols_hash(files / "sub", files / "other.txt")
     nbest, lattice = "rescore --nbest nbest.jsonl --lm lm", "rescore --lm lm --lattice"
     for command, message in [
         ("rescore --lm lm", "give --nbest or --lattice"),
@@ -98,6 +100,7 @@ def test_bad_input_is_one_line(files: Path, mpq: Mpq) -> None:
         (f"{lattice} lat.gz --words words.txt --merge-order 0", "--merge-order: 0"),
         (f"{lattice} lat.gz --words words.txt --beam -1", "--beam: -1"),
         (f"{lattice} lat.gz --words other.txt", "is not a word number"),
+        (f"{lattice} sub/lat.gz --words words.txt", "words.txt: not the words that sub/lat.gz was made with"),
         (f"{lattice} endless.gz --words words.txt", "utterance 'u1': its lattice has no final state"),
         (f"{lattice} words.txt --words words.txt", "words.txt"),
         (f"{nbest} --beam 3", "--beam: not for --nbest"),

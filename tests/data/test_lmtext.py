@@ -13,6 +13,7 @@ import torch
 from mpq.data import lmtext
 from mpq.data.lmtext import LmBatch, LmText, Tokenizer, cut_by_tokens, load_tokenizer, open_lm_text, pad_sentences
 from mpq.io import BadInput
+from mpq.lang.tokenizer import train_tokenizer
 
 
 @pytest.fixture
@@ -136,3 +137,27 @@ def test_bad_files(units: Tokenizer, tmp_path: Path) -> None:
     (tmp_path / "book").write_text("w1\n" + "w1 " * 5000 + "\n")
     with pytest.raises(BadInput, match="book:2: 5000 units"):
         open_lm_text(tmp_path / "book", units, tmp_path / "cache")
+
+
+def test_a_text_that_does_not_fit_the_units_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    king = "the king of judah went up to the house of the lord"
+    capitals = [[letter] for letter in king.upper().replace(" ", "")]  # letters that the units know, but no words
+    sentences = [np.random.default_rng(i).permutation(king.split()).tolist() for i in range(300)]
+    train_tokenizer([*sentences, *capitals], tmp_path / "mixed.model", 80)
+    (tmp_path / "words.txt").write_text("the\nking\nof\nwent\nup\nto\nhouse\nlord\n")
+    for tokenizer in (Tokenizer(tmp_path / "mixed.model"), Tokenizer(tmp_path / "words.txt")):
+        for text, told in (
+            (king, None),
+            (king.upper(), f"in lower case {0 if tokenizer.kind == 'sentencepiece' else 8} % and 1."),
+            (f"{king} xyz", None),
+        ):
+            (tmp_path / "text").write_text(f"\n{text}\n")
+            open_lm_text(tmp_path / "text", tokenizer, tmp_path / "cache")
+            warned = capsys.readouterr().err
+            if told is None:
+                assert warned == ""
+            else:
+                assert warned.startswith("warning: ") and told in warned and warned.count("\n") == 1
+    (tmp_path / "text").write_text("le roi est mort the king\n")
+    open_lm_text(tmp_path / "text", tokenizer, tmp_path / "cache")
+    assert "67 % of the words hold what" in capsys.readouterr().err

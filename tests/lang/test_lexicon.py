@@ -81,6 +81,12 @@ def test_first_dictionary_with_the_word_wins() -> None:
     assert guessed == [] and [lexicon.phones[p - 1] for p in lexicon.pronunciations("a")[0]] == ["x"]
 
 
+def test_case_does_not_matter_to_a_dictionary() -> None:
+    lexicon, guessed = build_lexicon(["King", "KING", "US"], [{"king": [("x",)], "us": [("y",)], "US": [("z",)]}])
+    spoken = {word: lexicon.phones[lexicon.pronunciations(word)[0][0] - 1] for word in lexicon.words}
+    assert guessed == [] and spoken == {"King": "x", "KING": "x", "US": "z"}
+
+
 def test_words_without_pronunciation_are_named() -> None:
     with pytest.raises(BadInput, match="2 words have no pronunciation: bad, worse; add them"):
         build_lexicon(["good", "worse", "bad"], [{"good": [("x",)]}])

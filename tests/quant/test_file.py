@@ -233,7 +233,9 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     for data in (b"", b"hello", b"\xff" * 1000, safetensors.torch.save({"w": torch.zeros(3)})):
         path.write_bytes(data)
         assert "not an mpq model file" in refused(path)
-    assert "folder" in refused(tmp_path)
+    assert refused(tmp_path) == refused(path), "a folder is its model.mpq"
+    (tmp_path / "empty").mkdir()
+    assert "empty/model.mpq: no such file" in refused(tmp_path / "empty")
 
 
 def test_a_file_for_another_model_is_refused(stored: Path) -> None:

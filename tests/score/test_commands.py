@@ -74,7 +74,10 @@ def test_compare(tmp_path: Path, mpq_cli: MpqCli) -> None:
         (("score", "--ref", "ref", "--hyp", "ref", "--details", "ref/x"), "ref"),
         (("compare", "--ref", "ref", "--hyp", "ref"), "--hyp is given 1 times; expected twice"),
         (("compare", "--ref", "ref", "--hyp", "ref", "--hyp", "other"), "other lacks 1 utterance (u3) of ref"),
-        (("compare", "--ref", "ref", "--hyp", "ref", "--hyp", "ref", "--level", "2"), "--level 2.0: expected"),
+        (
+            ("compare", "--ref", "ref", "--hyp", "ref", "--hyp", "ref", "--level", "2"),
+            "--level: 2.0 must be above 0 and below 1",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(files: Path, mpq_cli: MpqCli, words: tuple[str, ...], message: str) -> None:
