@@ -39,8 +39,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these options")
     parser.add_argument("--method", type=METHODS, required=True, help="what tells how sensitive the weights are")
     parser.add_argument("--model", "--lm", type=str, required=True, metavar="FILE", help="float model, or its folder")
-    parser.add_argument("--bits", type=float, metavar="B", help="average bits of a weight, at most")
-    parser.add_argument("--ratio", type=float, metavar="R", help="instead: at least R times smaller than float32")
+    parser.add_argument("--bits", type=float, required=True, metavar="B", help="average bits of a weight, at most")
     parser.add_argument("--candidates", type=str, default="1,2,4,8", metavar="LIST", help="bits to choose from")
     parser.add_argument("--level", type=Literal["layer", "node"], default="layer", help="bits per matrix or per row")
     parser.add_argument("--text", type=str, metavar="FILE", help="training text, for nas")
@@ -63,7 +62,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Runs ``mpq search``."""
     import time
-    from math import inf
 
     from mpq.io import BadInput
     from mpq.lm import load_lm
@@ -73,50 +71,25 @@ def run(args: Namespace) -> None:
     started = time.monotonic()
     scale = int(args.scale) if args.scale.isdecimal() else args.scale
     grid = Grid(read_candidates(args.candidates), args.level, args.table, scale)
-    if (args.bits is None) == (args.ratio is None):
-        raise BadInput("give the budget by --bits or by --ratio, one of the two")
-    if args.bits is not None and not 1 <= args.bits <= 8:
+    if not 1 <= args.bits <= 8:
         raise BadInput(f"--bits: {args.bits:g}: expected 1 to 8 bits of a weight on average")
-    if args.ratio is not None and not 1 < args.ratio < inf:
-        raise BadInput(f"--ratio: {args.ratio:g}: expected above 1, how many times smaller than float32 the file is")
-    if args.bits is not None and args.bits < grid.candidates[0]:
+    if args.bits < grid.candidates[0]:
         raise BadInput(f"--bits: {args.bits:g} cannot be met: the fewest of --candidates are {grid.candidates[0]}")
     lm = load_lm(args.model, args.tokenizer)
     if set(lm.plan.bits.values()) != {32}:
         raise BadInput(f"{args.model}: is quantized already; give the float model that mpq train-lm wrote")
     shapes = quantizable(lm.model)
-    uniform_plan_within(shapes, grid, grid.candidates[0]).check(shapes, "--scale")
-    if args.ratio is not None:
-        plan = _plan_of_ratio(args, lm, grid)
-    elif args.method == "uniform":
+    uniform_plan_within(shapes, grid, args.bits).check(shapes, "--scale")
+    if args.method == "uniform":
         plan = uniform_plan_within(shapes, grid, args.bits)
     else:
         plan = _costs(args, lm, grid).plan(shapes, args.bits)
     write_plan(args.out, plan)
     cost = "" if plan.cost is None else f", cost {plan.cost:.6g}"
-    allowed = f" of {args.bits:g} allowed" if args.ratio is None else f", at least {args.ratio:g} times smaller"
     print(
-        f"search: {args.method}, {args.level} level: {plan.average_bits(shapes):.3f} bits a weight{allowed}, "
-        f"{_spread(plan)}{cost}, {time.monotonic() - started:.1f} s: {args.out}"
+        f"search: {args.method}, {args.level} level: {plan.average_bits(shapes):.3f} bits a weight of {args.bits:g} "
+        f"allowed, {_spread(plan)}{cost}, {time.monotonic() - started:.1f} s: {args.out}"
     )
-
-
-def _plan_of_ratio(args: Namespace, lm: LoadedLm, grid: Grid) -> BitPlan:
-    """The plan of least cost whose packed file is that much smaller: what is not codes is found by packing."""
-    import copy
-    import tempfile
-    from pathlib import Path
-
-    from mpq.io import BadInput
-    from mpq.lm import save_lm
-    from mpq.quant import quantizable, quantize_model, uniform_plan_within_ratio
-    from mpq.search import uniform_plan_within
-
-    def file_bytes(plan: BitPlan) -> int:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.mpq"
-            save_lm(path, quantize_model(copy.deepcopy(lm.model), plan), lm.tokenizer, plan)
-            return path.stat().st_size
 
 
 def _spread(plan: BitPlan) -> str:

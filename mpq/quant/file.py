@@ -25,7 +25,7 @@ from mpq.quant.layers import LOG_SCALE
 from mpq.quant.model import freeze, quantizable, quantize_model, quantized_weights
 from mpq.quant.pack import pack_rows, packed_shape, unpack_rows
 from mpq.quant.plan import BitPlan
-from mpq.quant.table import SCALE_DTYPE, Quantized, scale_shape
+from mpq.quant.table import SCALE_DTYPE, Quantized
 
 FORMAT_VERSION = 1
 _DIGEST = re.compile(rb'\{\\"sha256\\":\\"([0-9a-f]{64})\\"')  # as it stands in the header: JSON in JSON
@@ -213,9 +213,12 @@ def _check_tensors(model_file: ModelFile) -> None:
         precision = model_file.plan.precision(name)
         assert precision is not None
         rows, columns = model_file.shapes[name]
+        scale_shape = (rows, columns // precision.scale if isinstance(precision.scale, int) else 1)
+        if precision.scale == "matrix":
+            scale_shape = (1, 1)
         wanted = {
             f"{name}.codes": (packed_shape(precision, rows, columns), torch.uint8),
-            f"{name}.scale": (scale_shape(precision, rows, columns), SCALE_DTYPE),
+            f"{name}.scale": (scale_shape, SCALE_DTYPE),
         }
         for key, (shape, dtype) in wanted.items():
             tensor = model_file.tensors.get(key)
@@ -228,8 +231,6 @@ def load_weights_into(model: nn.Module, model_file: ModelFile, packed: bool = Fa
     """Turn a float model, as its builder made it from arch and config, into the stored one, ready to serve.
 
     Args:
-        model: on the device ``meta``, where it has shapes and no numbers yet, it never takes the memory of a float
-            model; tensors of its own that are not in the file must not be on ``meta``.
         packed: as in `freeze`.
     Returns:
         the model: same object, in eval mode.
@@ -241,7 +242,7 @@ def load_weights_into(model: nn.Module, model_file: ModelFile, packed: bool = Fa
         if shape != model_file.shapes[name]:
             raise BadInput(f"{model_file.path}: {name} is {model_file.shapes[name]}, the model has {shape}")
     quantize_model(model, model_file.plan)
-    freeze(model, model_file.quantized, packed)
+    freeze(model, {name: model_file.quantized(name) for name in model_file.quantized_names()}, packed)
     targets, stored = _float_tensors(model), model_file.float_tensors()
     if targets.keys() != stored.keys():
         names = ", ".join(sorted(targets.keys() ^ stored.keys()))
@@ -251,16 +252,5 @@ def load_weights_into(model: nn.Module, model_file: ModelFile, packed: bool = Fa
             if target.shape != stored[name].shape:
                 shapes = f"{tuple(stored[name].shape)}, the model has {tuple(target.shape)}"
                 raise BadInput(f"{model_file.path}: {name} is {shapes}")
-            if target.is_meta:
-                _replace(model, name, stored[name])
-            else:
-                target.copy_(stored[name])
+            target.copy_(stored[name])
     return model.eval()
-
-
-def _replace(model: nn.Module, name: str, tensor: Tensor) -> None:
-    """Put a tensor in the place of a parameter or buffer."""
-    parent, _, local = name.rpartition(".")
-    layer = model.get_submodule(parent)
-    is_parameter = local in layer._parameters
-    setattr(layer, local, nn.Parameter(tensor.clone()) if is_parameter else tensor.clone())
