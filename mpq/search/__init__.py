@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from mpq.search.baseline import random_costs, read_rule, rule_costs, uniform_plan_within
-from mpq.search.budget import solve_budget
+from mpq.search.budget import solve_budget, solve_sizes
 from mpq.search.costs import LEVELS, Costs, Grid, read_candidates
 from mpq.search.hessian import HessianConfig, hessian_costs, row_traces
 from mpq.search.kl import kl_costs, row_divergences
 from mpq.search.nas import NasConfig, nas_costs
+from mpq.search.ratio import plan_of_ratio, uniform_plan_of_ratio
 
 __all__ = [
     "LEVELS",
@@ -18,6 +19,7 @@ __all__ = [
     "hessian_costs",
     "kl_costs",
     "nas_costs",
+    "plan_of_ratio",
     "random_costs",
     "read_candidates",
     "read_rule",
@@ -25,5 +27,7 @@ __all__ = [
     "row_traces",
     "rule_costs",
     "solve_budget",
+    "solve_sizes",
+    "uniform_plan_of_ratio",
     "uniform_plan_within",
 ]

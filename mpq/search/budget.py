@@ -39,19 +39,37 @@ def solve_budget(costs: npt.ArrayLike, sizes: Sequence[int], candidates: Sequenc
     Raises:
         BadInput: not even the fewest bits everywhere fit the budget.
     """
-    table = np.asarray(costs, dtype=np.float64)
     bits = np.asarray(candidates, dtype=np.int64)
     weights = np.asarray(sizes, dtype=np.int64)
-    if table.shape != (len(weights), len(bits)):
-        raise ValueError(f"costs {table.shape} must be (clusters {len(weights)}, candidates {len(bits)})")
-    if not np.isfinite(table).all():
-        raise BadInput(f"the cost of cluster {int(np.argmin(np.isfinite(table).all(1)))} is not a finite number")
     if budget < bits.min():
         raise BadInput(f"a budget of {budget:g} bits cannot be met: the fewest of the candidates are {bits.min()}")
-    unit = gcd(*weights.tolist())
-    use = (weights // unit)[:, None] * bits[None, :]
-    capacity = int(np.floor(budget * (int(weights.sum()) // unit) * (1 + 1e-12)))
-    return bits[_choose(table, use, capacity)]
+    use = weights[:, None] * bits[None, :]
+    chosen: Ints = bits[solve_sizes(costs, use, int(np.floor(budget * int(weights.sum()) * (1 + 1e-12))))]
+    return chosen
+
+
+def solve_sizes(costs: npt.ArrayLike, use: npt.ArrayLike, capacity: int) -> Ints:
+    """The same with any sizes: the choice of least total cost whose sizes add up to the capacity at most.
+
+    Args:
+        costs: (L, n) finite.
+        use: (L, n) whole numbers above 0: the size of each cluster with each candidate.
+        capacity: of all clusters together.
+    Returns:
+        (L,) columns.
+
+    Raises:
+        BadInput: not even the smallest choice fits.
+    """
+    table, sizes = np.asarray(costs, dtype=np.float64), np.asarray(use, dtype=np.int64)
+    if table.shape != sizes.shape:
+        raise ValueError(f"costs {table.shape} must have the shape of the sizes {sizes.shape}")
+    if not np.isfinite(table).all():
+        raise BadInput(f"the cost of cluster {int(np.argmin(np.isfinite(table).all(1)))} is not a finite number")
+    if (least := int(sizes.min(1).sum())) > capacity:
+        raise BadInput(f"a budget of {capacity} cannot be met: the smallest choice takes {least}")
+    unit = gcd(*np.unique(sizes).tolist())
+    return _choose(table, sizes // unit, capacity // unit)
 
 
 class _Bound(NamedTuple):

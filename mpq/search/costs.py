@@ -13,13 +13,15 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from mpq.io import BadInput, PathLike, atomic_write
 from mpq.quant import BitPlan, Precision, project, quantizable
+from mpq.quant.pack import row_bytes
 from mpq.quant.table import KINDS
-from mpq.search.budget import solve_budget
+from mpq.search.budget import solve_budget, solve_sizes
 
 LEVELS = ("layer", "node")
 Shapes = Mapping[str, tuple[int, ...]]
@@ -100,17 +102,42 @@ class Costs:
         for name, shape in shapes.items():
             clusters = len(self.table[name])
             sizes += [prod(shape) // clusters] * clusters
-        costs = torch.cat([self.table[name] for name in shapes]).numpy()
-        chosen = solve_budget(costs, sizes, self.grid.candidates, budget)
-        columns = np.searchsorted(self.grid.candidates, chosen)
+        chosen = solve_budget(self._rows(shapes), sizes, self.grid.candidates, budget)
+        return self._plan(shapes, np.searchsorted(self.grid.candidates, chosen), float(budget))
+
+    def plan_in_bytes(self, shapes: Shapes, n_bytes: int) -> BitPlan:
+        """The plan with the least total cost whose packed codes take at most `n_bytes`.
+
+        That is the budget of who cares for the file: a code of 2 bits, which has three values, takes 1.6 bits of it.
+
+        Raises:
+            BadInput: as `plan`.
+        """
+        _check_names(self.table, shapes)
+        sizes: list[list[int]] = []
+        for name, (rows, *columns) in shapes.items():
+            clusters = len(self.table[name])
+            size = [rows // clusters * row_bytes(n, prod(columns)) for n in self.grid.candidates]
+            sizes += [size] * clusters
+        return self._plan(shapes, solve_sizes(self._rows(shapes), sizes, n_bytes), None)
+
+    def _rows(self, shapes: Shapes) -> npt.NDArray[np.float64]:
+        """(L, candidates) over all clusters in the order of the shapes."""
+        rows: npt.NDArray[np.float64] = torch.cat([self.table[name] for name in shapes]).numpy()
+        return rows
+
+    def _plan(self, shapes: Shapes, columns: npt.NDArray[np.int64], budget: float | None) -> BitPlan:
+        """The plan of a choice (L,) of candidates."""
+        costs = self._rows(shapes)
         cost = float(costs[np.arange(len(costs)), columns].sum())
+        chosen = np.asarray(self.grid.candidates)[columns]
         bits: dict[str, int | tuple[int, ...]] = {}
         first = 0
         for name in shapes:
             part = chosen[first : first + len(self.table[name])].tolist()
             first += len(part)
             bits[name] = tuple(part) if self.grid.level == "node" else part[0]
-        return BitPlan(bits, self.method, float(budget), cost, self.grid.table, self.grid.scale)
+        return BitPlan(bits, self.method, budget, cost, self.grid.table, self.grid.scale)
 
     def write(self, path: PathLike, key: str) -> None:
         """Keeps the table as JSON; `key` says what it depends on."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mpq.io import BadInput
 from mpq.search import budget
-from mpq.search.budget import solve_budget
+from mpq.search.budget import solve_budget, solve_sizes
 
 
 def exhaustive(costs: np.ndarray, sizes: list[int], candidates: list[int], bits_allowed: float) -> float:
@@ -84,5 +84,18 @@ def test_bad_budgets() -> None:
         solve_budget(np.zeros((2, 2)), [4, 4], [2, 4], 1.5)
     with pytest.raises(BadInput, match="cost of cluster 1 is not a finite number"):
         solve_budget([[0.0, 0.0], [np.nan, 0.0]], [4, 4], [2, 4], 2)
-    with pytest.raises(ValueError, match="must be"):
+    with pytest.raises(ValueError, match="must have the shape of the sizes"):
         solve_budget(np.zeros((2, 3)), [4, 4], [2, 4], 2)
+    with pytest.raises(BadInput, match="budget of 8 cannot be met: the smallest choice takes 9"):
+        solve_sizes(np.zeros((2, 2)), [[4, 8], [7, 5]], 8)
+
+
+def test_any_sizes() -> None:
+    """Packed rows of 320 columns: 2 bits have three levels and take 1.6."""
+    rng = np.random.default_rng(3)
+    costs = -np.sort(-rng.random((5, 3)), 1)
+    use = np.tile([[40, 64, 160]], (5, 1))
+    choices = [c for c in itertools.product(range(3), repeat=5) if use[range(5), c].sum() <= 400]
+    best = min(costs[range(5), c].sum() for c in choices)
+    found = solve_sizes(costs, use, 400)
+    assert use[range(5), found].sum() <= 400 and costs[range(5), found].sum() == pytest.approx(best)
