@@ -10,13 +10,14 @@ knows neither lists of speakers and chapters nor language models. Here all that 
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from local.check import Checks, need_folders
 from mpq.data.manifests import Spoken, measure_audio, write_lines, write_manifests
-from mpq.io import BadInput, atomic_write, open_text, progress, read_lines
+from mpq.io import BadInput, atomic_path, atomic_write, open_text, progress, read_lines
 
 RATE = 16000
 TRAIN = {
@@ -211,7 +212,7 @@ def prepare(
     smoke: bool = False,
     nj: int = 1,
 ) -> str:
-    """Writes manifests, n-gram model and texts of LibriSpeech to `out`.
+    """Writes manifests, n-gram model, lexicon and texts of LibriSpeech to `out`.
 
     Args:
         out: folder of the data: `train`, the four sets, `lm`. The LM text holds librispeech-lm-norm and the
@@ -232,6 +233,8 @@ def prepare(
     for part, items in corpus.parts.items():
         write_manifests(out / part, items, RATE, corpus.frames)
     write_arpa(corpus.files[ARPA], out / "lm" / "3-gram.arpa")
+    with atomic_path(out / "lm" / "lexicon.txt") as temporary:
+        shutil.copyfile(corpus.files[LEXICON], temporary)
     removed = _write_texts(corpus, out / "lm", _SMOKE_TEXT if smoke else None)
     return f"{_summary(corpus)}; {removed} held-out sentences taken out of the language model text"
 
