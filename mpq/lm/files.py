@@ -8,13 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mpq.data.lmtext import Tokenizer, load_tokenizer
 from mpq.io import BadInput, PathLike
 from mpq.io.files import atomic_path
 from mpq.lm.model import ARCHITECTURES, LanguageModel, LmConfig, build_lm
-from mpq.quant import BitPlan, load_weights_into, model_path, read_model_file, save_model, uniform_plan
+from mpq.quant import BitPlan, load_weights_into, model_path, read_model_file, save_model, uniform_plan, without_numbers
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def load_lm(path: PathLike, tokenizer: PathLike | None = None, packed: bool = Fa
             f"{units.path}: not the units that {path} was trained with (sha256 {units.hash[:12]}, expected "
             f"{stored.vocab_hash[:12]}); name the right file by --tokenizer"
         )
-    with torch.device("meta"):
+    with without_numbers():
         model = build_lm(LmConfig(**stored.config), len(units))
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     load_weights_into(model, stored, packed)

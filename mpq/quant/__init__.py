@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mpq.quant.activation import gelu
-from mpq.quant.file import ModelFile, load_weights_into, model_path, read_model_file, save_model
+from mpq.quant.file import ModelFile, load_weights_into, model_path, read_model_file, save_model, without_numbers
 from mpq.quant.integer import int8_rows, int_linear, int_matmul, straight_through
 from mpq.quant.layers import QuantEmbedding, QuantLinear, QuantLSTM, QuantModule
 from mpq.quant.model import freeze, quantizable, quantize_model, quantized_weights, uniform_plan
@@ -41,5 +41,6 @@ __all__ = [
     "straight_through",
     "uniform_plan",
     "unpack_codes",
+    "without_numbers",
     "write_plan",
 ]

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mpq.io import BadInput, PathLike, atomic_write, open_bytes
 from mpq.quant.layers import LOG_SCALE
 from mpq.quant.model import freeze, quantizable, quantize_model, quantized_weights
 from mpq.quant.pack import pack_rows, packed_shape, unpack_rows
 from mpq.quant.plan import BitPlan
-from mpq.quant.table import SCALE_DTYPE, Quantized
+from mpq.quant.table import SCALE_DTYPE, Quantized, scale_shape
 
 FORMAT_VERSION = 1
 _DIGEST = re.compile(rb'\{\\"sha256\\":\\"([0-9a-f]{64})\\"')  # as it stands in the header: JSON in JSON
@@ -213,12 +215,9 @@ def _check_tensors(model_file: ModelFile) -> None:
         precision = model_file.plan.precision(name)
         assert precision is not None
         rows, columns = model_file.shapes[name]
-        scale_shape = (rows, columns // precision.scale if isinstance(precision.scale, int) else 1)
-        if precision.scale == "matrix":
-            scale_shape = (1, 1)
         wanted = {
             f"{name}.codes": (packed_shape(precision, rows, columns), torch.uint8),
-            f"{name}.scale": (scale_shape, SCALE_DTYPE),
+            f"{name}.scale": (scale_shape(precision, rows, columns), SCALE_DTYPE),
         }
         for key, (shape, dtype) in wanted.items():
             tensor = model_file.tensors.get(key)
@@ -227,10 +226,34 @@ def _check_tensors(model_file: ModelFile) -> None:
                 raise BadInput(f"{model_file.path}: {key}: expected {shape} {dtype}, found {found}")
 
 
+class _NoInitialization(TorchFunctionMode):
+    """Leaves out what `torch.nn.init` would do."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs.get("tensor", args[0] if args else None)
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def without_numbers() -> Iterator[None]:
+    """What is built inside has shapes but no memory and no numbers, for `load_weights_into`.
+
+    Random numbers on torch's device ``meta`` would import sympy: 120 MB and a second.
+    """
+    with torch.device("meta"), _NoInitialization():
+        yield
+
+
 def load_weights_into(model: nn.Module, model_file: ModelFile, packed: bool = False) -> nn.Module:
     """Turn a float model, as its builder made it from arch and config, into the stored one, ready to serve.
 
     Args:
+        model: built `without_numbers` it never takes the memory of a float model; all its tensors must then be in the
+            file.
         packed: as in `freeze`.
     Returns:
         the model: same object, in eval mode.
@@ -242,7 +265,7 @@ def load_weights_into(model: nn.Module, model_file: ModelFile, packed: bool = Fa
         if shape != model_file.shapes[name]:
             raise BadInput(f"{model_file.path}: {name} is {model_file.shapes[name]}, the model has {shape}")
     quantize_model(model, model_file.plan)
-    freeze(model, {name: model_file.quantized(name) for name in model_file.quantized_names()}, packed)
+    freeze(model, model_file.quantized, packed)
     targets, stored = _float_tensors(model), model_file.float_tensors()
     if targets.keys() != stored.keys():
         names = ", ".join(sorted(targets.keys() ^ stored.keys()))
@@ -252,5 +275,18 @@ def load_weights_into(model: nn.Module, model_file: ModelFile, packed: bool = Fa
             if target.shape != stored[name].shape:
                 shapes = f"{tuple(stored[name].shape)}, the model has {tuple(target.shape)}"
                 raise BadInput(f"{model_file.path}: {name} is {shapes}")
-            target.copy_(stored[name])
+            if target.is_meta:
+                _replace(model, target, stored[name])
+            else:
+                target.copy_(stored[name])
     return model.eval()
+
+
+def _replace(model: nn.Module, old: Tensor, new: Tensor) -> None:
+    """Put a tensor in the place of a parameter or buffer, everywhere it is used."""
+    parameter = nn.Parameter(new.clone())
+    for layer in model.modules():
+        for name in [name for name, held in layer._parameters.items() if held is old]:
+            layer._parameters[name] = parameter
+        for name in [name for name, held in layer._buffers.items() if held is old]:
+            layer._buffers[name] = parameter.data

@@ -8,6 +8,7 @@ codes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +19,17 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from mpq.quant.integer import int_linear, straight_through
 from mpq.quant.lstm import recurrence
 from mpq.quant.pack import PackedRows
-from mpq.quant.table import SCALE_DTYPE, SCALE_MAX, SCALE_MIN, Precision, Quantized, project, reach, round_to
+from mpq.quant.table import (
+    SCALE_DTYPE,
+    SCALE_MAX,
+    SCALE_MIN,
+    Precision,
+    Quantized,
+    project,
+    reach,
+    round_to,
+    scale_shape,
+)
 
 LOG_SCALE = "_log_scale"  # after a weight's name: the scales of its codes while they are learned
 
@@ -53,9 +64,12 @@ class Projector:
 
     def __init__(self, precision: Precision, weight: Tensor) -> None:
         self.precision = precision
-        scale = project(weight, precision).scale
-        self.scale_shape = scale.shape
-        self.log_scale = nn.Parameter(scale.log().flatten())
+        self.scale_shape = scale_shape(precision, *weight.shape)
+        if weight.is_meta:  # has no numbers: codes and scales will come from a file
+            log_scale = torch.empty(prod(self.scale_shape), device="meta")
+        else:
+            log_scale = project(weight, precision).scale.log().flatten()
+        self.log_scale = nn.Parameter(log_scale)
         self._key: tuple[int, ...] = ()
         self._quantized: Quantized | None = None
 

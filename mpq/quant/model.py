@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from torch import nn
@@ -83,21 +83,25 @@ def quantized_weights(model: nn.Module) -> dict[str, Quantized]:
     }
 
 
-def freeze(model: Model, weights: Mapping[str, Quantized] | None = None, packed: bool = False) -> Model:
+def freeze(
+    model: Model, weights: Mapping[str, Quantized] | Callable[[str], Quantized] | None = None, packed: bool = False
+) -> Model:
     """Replace, in place, the latent float weights by their codes, for serving.
 
     Args:
-        weights: codes and scales by full name; none: the latent weights as they round now.
+        weights: codes and scales by full name, as a table or as a function, which is called once for each; none: the
+            latent weights as they round now.
         packed: keep the codes tightly packed in memory and unpack them at each use; else int8, one byte a
             weight.
     """
     weights = quantized_weights(model) if weights is None else weights
+    find = weights.__getitem__ if isinstance(weights, Mapping) else weights
     held: dict[str, Quantized] = {}  # tied layers hold the same tensors
     for name, layer, local in list(_weights(model)):
         if not isinstance(layer, QuantModule) or local not in layer.projectors or layer.is_frozen(local):
             continue
         if name not in held:
-            codes, scale = weights[name]
+            codes, scale = find(name)
             precision = layer.projectors[local].precision
             held[name] = Quantized(pack_in_memory(codes, precision) if packed else codes, scale)
         layer.hold_codes(local, held[name])

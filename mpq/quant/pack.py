@@ -20,6 +20,8 @@ from torch import Tensor
 
 from mpq.quant.table import Precision, levels
 
+_AT_ONCE = 1 << 20  # codes that are packed at once: they take 16 bytes each while they are
+
 # n_bits: (radix, codes in a group, bytes of a group)
 LAYOUT = {
     1: (2, 8, 1),
@@ -87,7 +89,8 @@ def pack_rows(codes: Tensor, precision: Precision) -> Tensor:
         table = levels(bits, precision.kind)
         rank = torch.full((256,), -1, dtype=torch.int16)  # in the table, of each int8 value; none: -1, refused
         rank[torch.tensor(table) + 128] = torch.arange(len(table), dtype=torch.int16)
-        return pack_codes(rank.to(codes.device)[codes.int() + 128], bits)
+        parts = torch.split(codes, max(1, _AT_ONCE // max(1, codes.shape[1])))
+        return torch.cat([pack_codes(rank.to(codes.device)[part.int() + 128], bits) for part in parts])
     blocks = [pack_rows(codes[rows], Precision(n, precision.kind)).flatten() for n, rows in _by_bits(bits)]
     return torch.cat(blocks)
 

@@ -150,6 +150,13 @@ def _refit(v: Tensor, scale: Tensor, n_bits: int, kind: str) -> tuple[Tensor, Te
     return torch.where(scale > 0, scale, SCALE_MIN), vq * scale
 
 
+def scale_shape(precision: Precision, rows: int, columns: int) -> tuple[int, int]:
+    """Shape of the scales of a matrix, (rows or 1, groups)."""
+    if precision.scale == "matrix":
+        return 1, 1
+    return rows, columns // precision.scale if isinstance(precision.scale, int) else 1
+
+
 @torch.no_grad()
 def project(weight: Tensor, precision: Precision) -> Quantized:
     """The quantized matrix nearest to ``weight`` in its table: Π_C of ADMM, the rounding of the STE.
