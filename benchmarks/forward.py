@@ -15,13 +15,12 @@ import argparse
 import copy
 import json
 import platform
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from math import prod
 
 import torch
 import torch.nn.functional as F
+from timing import medians
 from torch import Tensor
 
 from mpq.data.lmtext import LmBatch, pad_sentences
@@ -43,17 +42,6 @@ def float_scores(model: LanguageModel, batch: LmBatch) -> Tensor:
     """The peer."""
     logits = model.output(model.hidden(batch.inputs)[batch.mask])
     return -F.cross_entropy(logits, batch.targets[batch.mask], reduction="none")
-
-
-def medians(works: list[Callable[[], object]], repeats: int) -> list[float]:
-    """Median time on the clock of each; they take turns, after one turn that fills caches."""
-    times: list[list[float]] = [[] for _ in works]
-    for _ in range(repeats + 1):
-        for work, taken in zip(works, times, strict=True):
-            begin = time.perf_counter()
-            work()
-            taken.append(time.perf_counter() - begin)
-    return [statistics.median(taken[1:]) for taken in times]
 
 
 def integer_models(model: LanguageModel) -> Iterator[LanguageModel]:
@@ -78,8 +66,8 @@ def measure(config: LmConfig, n_units: int, args: argparse.Namespace) -> Iterato
 
     for threads in args.threads:
         torch.set_num_threads(threads)
-        peer, *ours = medians([lambda: float_scores(model, batch), *map(work, models)], args.repeats)
-        for (bits, held), seconds in zip(WAYS, ours, strict=True):
+        (peer, _), *ours = medians([lambda: float_scores(model, batch), *map(work, models)], args.repeats)
+        for (bits, held), (seconds, _) in zip(WAYS, ours, strict=True):
             yield {
                 "benchmark": "forward", "arch": config.arch, "dim": config.dim, "layers": config.layers,
                 "units": n_units, "weights": sum(weights.values()), "bits": bits, "held": held, "threads": threads,

@@ -3,10 +3,13 @@
 The peer is what icefall's `rescore_with_rnn_lm` does: for every utterance, all hypotheses padded to the longest one in
 one batch, float32, cross entropy over all of it. Each line holds both times, their ratio, the units that the model
 reads with and without the tree (and padding), and the largest difference of a score from the same model's padded ones.
+With --exp, models and lists are a recipe's, and `wer` is that of the lists reranked with the weights that the recipe
+tuned for the model (`peer_wer`: for the float model), the same for every way.
 
-    python benchmarks/rescore.py                            # made-up lists and models, 10-, 100- and 1000-best
-    python benchmarks/rescore.py --threads 2
-    python benchmarks/rescore.py --nbest nbest.jsonl.gz --lm lm/lstm/model.mpq --utts 60
+    python benchmarks/rescore.py                                # made-up lists and models, 10- to 1000-best
+    python benchmarks/rescore.py --exp egs/mini/exp             # 60 of its 100-best lists; --utts 0: all of them
+    mpq decode ... --n-best 1000 --out deep                     # time against depth
+    python benchmarks/rescore.py --exp egs/mini/exp --nbest deep/nbest.jsonl.gz --depths 10 100 1000 --utts 10
 """
 
 from __future__ import annotations
@@ -15,36 +18,43 @@ import argparse
 import copy
 import json
 import platform
-import time
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from timing import medians
 
 from mpq.data.lmtext import pad_sentences
-from mpq.io import read_nbest, split_words
+from mpq.io import NBest, read_nbest, read_text, split_words
 from mpq.lm import LanguageModel, LmConfig, build_lm, load_lm
-from mpq.quant import freeze, quantizable, quantize_model, uniform_plan
+from mpq.quant import freeze, quantize_model, uniform_plan
+from mpq.rescore import Budget, Weights, best_texts, rerank
 from mpq.rescore.forest import Forest, Paths, prefix_forest
 from mpq.rescore.history import merged_forest
-from mpq.rescore.tree import BATCH_MB, Budget, score_edges
+from mpq.rescore.tree import BATCH_MB, score_edges
+from mpq.score import wer
 
-UNK, BOS, EOS = 0, 1, 2
+BOS, EOS = 1, 2  # <unk> is 0
 N_UNITS = 2000
 CONFIGS = [LmConfig("lstm", dim=320), LmConfig("transformer", dim=256, layers=2, dim_ff=1024)]
 
 Lists = list[list[list[int]]]  # utterances, hypotheses, units
+Rate = Callable[[np.ndarray], float]  # scores of all hypotheses, list after list, to a word error rate
 
 
 class Case:
-    """A float model, and lists of hypotheses: words, and their units."""
+    """A float model and a low-bit one, and lists of hypotheses: words, and their units."""
 
-    def __init__(self, model: LanguageModel, words: list[list[list[str]]], encode: Callable[[str], list[int]]) -> None:
-        self.model, self.words, self.encode = model, words, encode
-        look_up = cache(encode)
-        self.units: Lists = [[[unit for word in hyp for unit in look_up(word)] for hyp in hyps] for hyps in words]
+    def __init__(
+        self, models: dict[int, LanguageModel], words: list[list[list[str]]], encode: Callable[[str], list[int]]
+    ) -> None:
+        self.models, self.words, self.encode = models, words, cache(encode)
+        self.units: Lists = [[[unit for word in hyp for unit in self.encode(word)] for hyp in hyps] for hyps in words]
+        self.rates: dict[int, Rate] = {}
 
 
 def made_up_lists(n_utts: int, n_hyps: int, seed: int = 0) -> list[list[list[str]]]:
@@ -77,89 +87,115 @@ def padded(model: LanguageModel, lists: Lists) -> np.ndarray:
     return np.concatenate(scores)
 
 
-def seconds(score: Callable[[], np.ndarray], repeats: int) -> tuple[float, np.ndarray]:
-    """Shortest time on the clock, and the scores."""
-    times, value = [], np.empty(0)
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        value = score()
-        times.append(time.perf_counter() - begin)
-    return min(times), value
+@dataclass(frozen=True)
+class Way:
+    """One way to score: a model of some bits, and how its forest is made."""
+
+    bits: int
+    name: str
+    model: LanguageModel
+    make: Callable[[], tuple[Forest, Paths]]
+
+    def score(self, budget: Budget) -> np.ndarray:
+        """Scores of all hypotheses, the making of the forest included."""
+        forest, paths = self.make()
+        return paths.total(score_edges(self.model, forest, budget))
 
 
-def ways(case: Case, order: int) -> Iterator[tuple[str, Callable[[], tuple[Forest, Paths]]]]:
-    """The forests that are compared: exact, and with histories of words merged at an n-gram order."""
+def ways(case: Case, order: int) -> Iterator[Way]:
+    """Exact, and with histories of words merged at an n-gram order, for each model."""
     roots = [[BOS]] * len(case.units)
-    yield "exact", lambda: prefix_forest(case.units, EOS, roots)
-    yield f"merged at order {order}", lambda: merged_forest(case.words, cache(case.encode), EOS, roots, order)
+    for bits, model in case.models.items():
+        yield Way(bits, "exact", model, partial(prefix_forest, case.units, EOS, roots))
+        yield Way(
+            bits, f"merged at order {order}", model, partial(merged_forest, case.words, case.encode, EOS, roots, order)
+        )
 
 
 def measure(case: Case, args: argparse.Namespace) -> Iterator[dict[str, object]]:
-    """One line for each precision and way; the peer runs once, in float32."""
-    model, lists = case.model, case.units
-    budget = Budget.of_mb(args.batch_mb)
-    peer, expected = seconds(lambda: padded(model, lists), args.repeats)
-    n_read = sum(len(hyps) * (max(map(len, hyps)) + 1) for hyps in lists)
-    for bits in (32, args.bits):
-        served = model
-        if bits < 32:
-            served = copy.deepcopy(model)
-            freeze(quantize_model(served, uniform_plan(served, bits)))
-            expected = padded(served, lists)
-        for name, make in ways(case, args.merge_order):
-            forest, _ = make()
-
-            def score(make: Callable[[], tuple[Forest, Paths]] = make, served: LanguageModel = served) -> np.ndarray:
-                forest, paths = make()
-                return paths.total(score_edges(served, forest, budget))
-
-            ours, scores = seconds(score, args.repeats)
+    """One line for each number of threads, precision and way; the peer is float32."""
+    lists, budget = case.units, Budget.of_mb(args.batch_mb)
+    expected = {bits: padded(model, lists) for bits, model in case.models.items()}
+    compared = list(ways(case, args.merge_order))
+    for threads in args.threads:
+        torch.set_num_threads(threads)
+        works = [partial(padded, case.models[32], lists), *(partial(way.score, budget) for way in compared)]
+        (peer, _), *ours = medians(works, args.repeats, warm=False)  # scoring for `expected` has filled the caches
+        for way, (seconds, scores) in zip(compared, ours, strict=True):
+            rates = {}
+            if case.rates:
+                rates = {"wer": case.rates[way.bits](scores), "peer_wer": case.rates[32](expected[32])}
             yield {
-                "benchmark": "rescore", "arch": model.config.arch, "bits": bits, "way": name, "utts": len(lists),
-                "n_best": max(map(len, lists)), "threads": torch.get_num_threads(),
-                "seconds": round(ours, 3), "peer_seconds": round(peer, 3), "speedup": round(peer / ours, 2),
-                "units": len(forest), "units_unpadded": sum(len(hyp) + 1 for hyps in lists for hyp in hyps),
-                "units_peer": n_read, "max_difference": float(f"{np.abs(scores - expected).max():.2g}"),
+                "benchmark": "rescore", "arch": way.model.config.arch, "bits": way.bits, "way": way.name,
+                "utts": len(lists), "n_best": max(map(len, lists)), "threads": threads,
+                "seconds": round(seconds, 3), "peer_seconds": round(peer, 3), "speedup": round(peer / seconds, 2),
+                **rates, "units": len(way.make()[0]),
+                "units_unpadded": sum(len(hyp) + 1 for hyps in lists for hyp in hyps),
+                "units_peer": sum(len(hyps) * (max(map(len, hyps)) + 1) for hyps in lists),
+                "max_difference": float(f"{np.abs(scores - expected[way.bits]).max():.2g}"),
             }  # fmt: skip
 
 
-def cases(args: argparse.Namespace) -> Iterator[Case]:
-    """Models and lists: those of the files, or made-up ones."""
-    if args.nbest:
-        lm = load_lm(args.lm)
-        if quantized := [name for name in quantizable(lm.model) if lm.plan.bits.get(name, 32) != 32]:
-            raise SystemExit(f"{args.lm}: {quantized[0]} is quantized; the peer needs a float model")
-        units = lm.tokenizer
+def error_rate(nbests: Sequence[NBest], weights: Weights, refs: dict[str, list[str]], scores: np.ndarray) -> float:
+    """Word error rate in percent of the lists reranked with these scores of a language model."""
+    values = iter(scores.tolist())
+    filled = [NBest(nbest.utt, [replace(hyp, nnlm=next(values)) for hyp in nbest.hyps]) for nbest in nbests]
+    hyps = best_texts(rerank(nbest, weights) for nbest in filled)
+    return round(wer({utt: refs[utt] for utt in hyps}, hyps).rate, 2)
+
+
+def recipe_cases(args: argparse.Namespace) -> Iterator[Case]:
+    """Models, lists, references and weights of a recipe's folder."""
+    nbests = list(read_nbest(args.nbest or args.exp / "decode" / "test" / "nbest.jsonl.gz"))
+    step = max(1, len(nbests) // args.utts) if args.utts else 1
+    nbests = nbests[::step][: args.utts or None]
+    refs = read_text(args.exp / "data" / "test" / "text")
+    for arch in ("lstm", "transformer"):
+        low = f"{arch}-{args.bits}bit"
+        files = {32: args.exp / "lm" / arch, args.bits: args.exp / "quant" / low}
+        lms = {bits: load_lm(path) for bits, path in files.items()}
+        units = lms[32].tokenizer
         if (units.bos, units.eos) != (BOS, EOS):
             raise SystemExit(f"{units.path}: expected <s> to be unit {BOS} and </s> to be unit {EOS}")
-        nbests = list(read_nbest(args.nbest))[: args.utts]
-        words = [[split_words(hyp.text) for hyp in nbest.hyps] for nbest in nbests]
-        yield Case(lm.model.eval(), words, units.encode)
-        return
+        for depth in args.depths or [max(len(nbest.hyps) for nbest in nbests)]:
+            some = [NBest(nbest.utt, nbest.hyps[:depth]) for nbest in nbests]
+            words = [[split_words(hyp.text) for hyp in nbest.hyps] for nbest in some]
+            case = Case({bits: lm.model.eval() for bits, lm in lms.items()}, words, units.encode)
+            for bits, name in ((32, arch), (args.bits, low)):
+                weights = Weights.read(args.exp / "rescore" / name / "weights.yaml")
+                case.rates[bits] = partial(error_rate, some, weights, refs)
+            yield case
+
+
+def made_up_cases(args: argparse.Namespace) -> Iterator[Case]:
+    """Models and lists that need no files."""
     for config in CONFIGS:
         torch.manual_seed(0)
         model = build_lm(config, N_UNITS).eval()
-        for n_best, n_utts in ((10, 2 * args.utts), (100, args.utts), (1000, max(1, args.utts // 8))):
-            yield Case(model, made_up_lists(n_utts, n_best), lambda word: [int(word)])
+        low = freeze(quantize_model(copy.deepcopy(model), uniform_plan(model, args.bits))).eval()
+        n_utts = min(8, args.utts or 8)
+        for n_best, n in ((10, 2 * n_utts), (100, n_utts), (1000, max(1, n_utts // 8))):
+            if not args.depths or n_best in args.depths:
+                yield Case({32: model, args.bits: low}, made_up_lists(n, n_best), lambda word: [int(word)])
 
 
 def main() -> None:
-    """Print one JSON line for each model, list length, precision and way."""
+    """Print one JSON line for each model, list length, number of threads, precision and way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=2, help="measurements, of which the shortest counts")
-    parser.add_argument("--utts", type=int, default=8, help="utterances (of made-up lists: of 100 hypotheses)")
+    parser.add_argument("--exp", type=Path, help="a recipe's folder: decode, lm, quant, rescore, data")
+    parser.add_argument("--nbest", type=Path, help="other lists of its test set")
+    parser.add_argument("--depths", type=int, nargs="+", help="hypotheses that lists are cut to")
+    parser.add_argument("--utts", type=int, default=60, help="utterances, spread over the set; 0: all (made-up: 8)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--repeats", type=int, default=3, help="measurements, of which the median counts")
     parser.add_argument("--bits", type=int, default=2, help="of the integer model")
     parser.add_argument("--merge-order", type=int, default=4)
     parser.add_argument("--batch-mb", type=float, default=BATCH_MB, help="memory of this project's batches")
-    parser.add_argument("--nbest", metavar="FILE", help="n-best lists, with the --lm to score them")
-    parser.add_argument("--lm", metavar="FILE", help="float model")
     args = parser.parse_args()
-    if bool(args.nbest) != bool(args.lm):
-        parser.error("give --nbest and --lm together")
-    torch.set_num_threads(args.threads)
-    print(json.dumps({"machine": platform.machine(), "torch": torch.__version__, "threads": args.threads}), flush=True)
-    for case in cases(args):
+    if args.nbest and not args.exp:
+        parser.error("--nbest goes with --exp")
+    print(json.dumps({"machine": platform.machine(), "torch": torch.__version__}), flush=True)
+    for case in recipe_cases(args) if args.exp else made_up_cases(args):
         for line in measure(case, args):
             print(json.dumps(line), flush=True)
 
