@@ -14,7 +14,7 @@ from mpq.am.tdnn import Tdnn, TdnnConfig
 from mpq.am.tdnnf import Tdnnf, TdnnfConfig
 from mpq.data.batches import Batch, FeatureSet
 from mpq.io import BadInput, PathLike, hash_config
-from mpq.quant import load_weights_into, read_model_file, save_model, uniform_plan
+from mpq.quant import load_weights_into, model_path, read_model_file, save_model, uniform_plan
 
 ModelConfig = TdnnConfig | TdnnfConfig
 CONFIGS: dict[str, type[ModelConfig]] = {"tdnn": TdnnConfig, "cnn-tdnnf": TdnnfConfig}
@@ -102,6 +102,7 @@ def load_am(path: PathLike, units: Sequence[str] | None = None) -> AcousticModel
     Raises:
         BadInput: not an acoustic model, damaged, or trained for other units.
     """
+    path = model_path(path)
     stored = read_model_file(path)
     if stored.arch not in CONFIGS:
         archs = ", ".join(CONFIGS)

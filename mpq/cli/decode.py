@@ -52,6 +52,7 @@ def run(args: Namespace) -> None:
     from mpq.io import BadInput, check_range, check_writable, hash_config, read_symbols, sha256_file, write_symbols_hash
     from mpq.lang.arpa import read_arpa
     from mpq.lang.lexicon import read_lexicon
+    from mpq.quant import model_path
 
     check_range("--nj", args.nj, "[1, inf)")
     check_writable(Path(args.out, "hyp.txt"))
@@ -70,7 +71,7 @@ def run(args: Namespace) -> None:
     decoder = Decoder(load_graph(lang), read_arpa(lang / "lm.arpa"), words, config)
     features = FeatureSet(args.features)
     check_features(model, features)
-    inputs = [args.am, args.features, *(lang / name for name in (GRAPH_NAME, "lm.arpa", "words.txt"))]
+    inputs = [model_path(args.am), args.features, *(lang / name for name in (GRAPH_NAME, "lm.arpa", "words.txt"))]
     key: list[object] = [config, [sha256_file(path) for path in inputs]]
     lhuc = None
     if args.adapt == "lhuc":
