@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mpq.data.audio import raise_problems, read_sphere, write_flac
+from mpq.data.audio import raise_problems, write_flac
 from mpq.data.manifests import Spoken, find_problems, write_lines, write_manifests
+from mpq.data.sphere import read_sphere
 from mpq.io import BadInput, progress, read_lines
 
 RATE = 16000

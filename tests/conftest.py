@@ -86,6 +86,14 @@ def ami_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def swbd_dirs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A small synthetic Switchboard with its tests and Fisher's text, in six folders (read them only)."""
+    from tests.corpora.swbd import make_swbd
+
+    return make_swbd(tmp_path_factory.mktemp("swbd"))
+
+
+@pytest.fixture(scope="session")
 def sctk_bin() -> Path:
     """Folder with NIST sclite and sc_stats."""
     for folder in (Path("/usr/lib/sctk/bin"), *map(Path, os.environ.get("PATH", "").split(os.pathsep))):

@@ -69,28 +69,11 @@ def _missing_wav_bytes(path: Path) -> int:
     return 0
 
 
-def read_sphere(path: Path) -> tuple[NDArray[np.int16], int]:
-    """Samples (T,) and sampling rate of a mono NIST SPHERE file: PCM of either byte order, mu-law or shorten.
-
-    Raises:
-        BadInput: not a SPHERE file, a coding or shape that is not supported, or truncated.
-    """
-    import desphere
-
-    try:
-        wav = desphere.transcode_bytes(path.read_bytes())
-    except desphere.DesphereError as error:
-        raise BadInput(f"not readable as NIST SPHERE ({error})") from None
-    samples, rate = soundfile.read(io.BytesIO(wav), dtype="int16", always_2d=True)
-    if samples.shape[1] != 1:
-        raise BadInput(f"has {samples.shape[1]} channels, expected 1")
-    return np.asarray(samples[:, 0], dtype=np.int16), int(rate)
-
-
 def write_flac(path: Path, samples: NDArray[np.int16], rate: int, comment: str = "") -> None:
-    """Writes samples (T,) as 16-bit mono FLAC, atomically; the same samples and comment give the same bytes."""
+    """Writes samples (T,) or (T, C) as 16-bit FLAC, atomically; the same samples and comment give the same bytes."""
     encoded = io.BytesIO()  # libsndfile would not say that a disk is full
-    with soundfile.SoundFile(encoded, "w", rate, 1, "PCM_16", format="FLAC") as file:
+    channels = 1 if samples.ndim == 1 else samples.shape[1]
+    with soundfile.SoundFile(encoded, "w", rate, channels, "PCM_16", format="FLAC") as file:
         if comment:
             file.comment = comment
         file.write(samples)

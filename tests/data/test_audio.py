@@ -9,26 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from mpq.data.audio import inspect_audio, raise_problems, read_sphere, write_flac
+from mpq.data.audio import inspect_audio, raise_problems, write_flac
 from mpq.io import BadInput
 
 SAMPLES = (np.sin(np.arange(8000) / 9) * 9000).astype(np.int16)
-
-
-def sphere(samples: np.ndarray, order: str = ">", coding: str = "pcm", rate: int = 16000) -> bytes:
-    """A NIST SPHERE file as CMU wrote them: a 1,024-byte header and samples."""
-    fields = [
-        "NIST_1A\n   1024",
-        "channel_count -i 1",
-        f"sample_count -i {len(samples)}",
-        f"sample_rate -i {rate}",
-        "sample_n_bytes -i 2",
-        f"sample_byte_format -s2 {'10' if order == '>' else '01'}",
-        "sample_sig_bits -i 16",
-        f"sample_coding -s{len(coding)} {coding}",
-        "end_head\n",
-    ]
-    return "\n".join(fields).encode().ljust(1024) + samples.astype(f"{order}i2").tobytes()
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac"])
@@ -76,24 +60,6 @@ def test_wrong_rate_channels_empty_missing(tmp_path: Path) -> None:
     path.write_text("not audio at all")
     with pytest.raises(BadInput, match="not readable as audio"):
         inspect_audio(path, 16000)
-
-
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_sphere_of_both_byte_orders(tmp_path: Path, order: str) -> None:
-    path = tmp_path / "a.sph"
-    path.write_bytes(sphere(SAMPLES, order))
-    samples, rate = read_sphere(path)
-    assert rate == 16000
-    np.testing.assert_array_equal(samples, SAMPLES)
-
-
-def test_broken_sphere_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.sph"
-    good = sphere(SAMPLES)
-    for data in (b"", good[:500], good[:-100], b"RIFF" + good[4:], sphere(SAMPLES, coding="pcm,mystery")):
-        path.write_bytes(data)
-        with pytest.raises(BadInput, match="not readable as NIST SPHERE"):
-            read_sphere(path)
 
 
 def test_flac_is_exact_and_reproducible(tmp_path: Path) -> None:

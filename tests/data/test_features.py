@@ -16,8 +16,9 @@ from lhotse import CutSet, load_manifest
 import mpq.data.features as features_module
 from mpq.cli import features as command
 from mpq.cli.features import parse_speeds
+from mpq.data.audio import write_flac
 from mpq.data.features import FeatureConfig, extract, load_feature_cuts
-from mpq.data.manifests import Spoken
+from mpq.data.manifests import Spoken, write_manifests
 from mpq.io import BadInput, PathLike
 
 LILCOM = 2.0**-5  # half a step of the storage is the largest rounding error, in natural-log units
@@ -178,14 +179,30 @@ def test_command_refuses_bad_options(tmp_path: Path, cuts_path: Path) -> None:
 
 
 def test_command_on_a_prepared_folder(tmp_path: Path, cuts_path: Path, mpq_cli) -> None:  # type: ignore[no-untyped-def]
-    for part in ("train", "dev", "test"):
+    for part in ("train", "dev", "eval-2"):
         (tmp_path / "d" / part).mkdir(parents=True)
         (tmp_path / "d" / part / "cuts.jsonl.gz").write_bytes(cuts_path.read_bytes())
+    (tmp_path / "d" / "lm").mkdir()
     done = mpq_cli("features", "--data", tmp_path / "d", "--out", tmp_path / "f", "--speed", "0.9,1.0")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("features: train 24 utterances")
-    sizes = [len(load_feature_cuts(tmp_path / "f" / part / "cuts.jsonl.gz")) for part in ("train", "dev", "test")]
+    sizes = [len(load_feature_cuts(tmp_path / "f" / part / "cuts.jsonl.gz")) for part in ("train", "dev", "eval-2")]
     assert sizes == [24, 12, 12]
+    with pytest.raises(BadInput, match="holds no train/cuts"):
+        command.find_parts(tmp_path / "f" / "dev")
+
+
+def test_telephone_speech(tmp_path: Path) -> None:
+    """At 8 kHz all filters of 40 lie below the Nyquist frequency, and hold what is there."""
+    rate = 8000
+    noise = np.random.default_rng(0).standard_normal(rate) * 3000
+    write_flac(tmp_path / "a.flac", noise.astype(np.int16), rate)
+    write_manifests(tmp_path, [Spoken("a", "s", tmp_path / "a.flac", "noise")], rate)
+    extract(tmp_path / "cuts.jsonl.gz", tmp_path / "f", FeatureConfig(n_mels=40, speeds=(1.0, 0.9)))
+    features = loaded(tmp_path / "f" / "cuts.jsonl.gz")
+    assert features["a"].shape == (100, 40) and features["a_sp0.9"].shape == (111, 40)
+    means = features["a"].mean(axis=0)
+    assert np.isfinite(means).all() and means.min() > 5  # in each filter more than nothing
 
 
 def test_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, cuts_path: Path, mpq_cli) -> None:  # type: ignore[no-untyped-def]

@@ -1,0 +1,225 @@
+"""Switchboard prepared from folders of any names: segments, channels, speakers, splits, texts; what is wrong."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from lhotse import load_manifest
+
+from local import swbd
+from local.check import Checks
+from local.fisher import find_fisher, read_fisher
+from local.swbd_parts import read_speakers, walk
+from mpq.data.sphere import read_sphere_channels
+from mpq.io import BadInput, read_text
+from mpq.score.stm import read_stm
+from tests.corpora.sphere import sphere
+from tests.corpora.swbd import CALLERS, CALLS
+
+
+@pytest.fixture(scope="module")
+def data(swbd_dirs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("data")
+    swbd.prepare(out, corpus_dirs=swbd_dirs, partial=True)
+    return out
+
+
+@pytest.fixture
+def folders(swbd_dirs: list[Path], tmp_path: Path) -> list[Path]:
+    """Copies to break."""
+    return [Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in swbd_dirs]
+
+
+def complaint(folders: list[Path], partial: bool = True) -> str:
+    """The one line of `check`."""
+    with pytest.raises(BadInput) as error:
+        swbd.check(corpus_dirs=folders, partial=partial)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_channels_and_speakers_are_the_right_ones(swbd_dirs: list[Path], data: Path) -> None:
+    cuts = [*load_manifest(data / "train" / "cuts.jsonl.gz"), *load_manifest(data / "dev" / "cuts.jsonl.gz")]
+    speakers = {(cut.recording_id, cut.channel): cut.supervisions[0].speaker for cut in cuts}
+    expected = {(f"sw0{call}", side): f"swbd{CALLERS[call][side]}" for call in CALLS for side in (0, 1)}
+    assert speakers == expected
+    (source,) = swbd_dirs[0].rglob("sw02010.sph")
+    samples, _ = read_sphere_channels(source)
+    np.testing.assert_array_equal(soundfile.read(data / "audio" / "sw02010.flac", dtype="int16")[0], samples)
+    # speech is where the transcript says, on this side and not on the other
+    mine = [cut for cut in cuts if (cut.recording_id, cut.channel) == ("sw02010", 1) and cut.duration > 1]
+    loud = [np.sqrt((cut.load_audio() ** 2).mean()) for cut in mine]
+    assert len(mine) > 2 and min(loud) > 0.02
+
+
+def test_turns_overlap_as_people_do(data: Path) -> None:
+    cuts = list(load_manifest(data / "train" / "cuts.jsonl.gz"))
+    calls = [(cut.recording_id, cut.channel, cut.start, cut.end) for cut in cuts]
+    overlaps = [1 for a in calls for b in calls if a[0] == b[0] and a[1] < b[1] and a[2] < b[3] and b[2] < a[3]]
+    assert len(overlaps) >= 10
+
+
+def test_ids_split_and_words(data: Path) -> None:
+    dev, train = read_text(data / "dev" / "text"), read_text(data / "train" / "text")
+    ids = [*dev, *train]
+    assert ids == sorted(ids) and ids[0].startswith("sw02001-A_000050-") and len(dev) == len(ids) // 10
+    words = {word for text in train.values() for word in text}
+    assert {"i", "b", "m", "weekened", "yuppiedom", "um-hum"} <= words and words & {"wo-", "-cause"}
+    assert not any(set(word) & set("[]{}<>_/") or word != word.lower() for word in words)
+    held_out = {word for text in dev.values() for word in text}
+    assert not any(word.startswith("-") or word.endswith("-") for word in held_out)
+
+
+def test_language_model_text_is_held_out(data: Path) -> None:
+    def lines(name: str) -> list[str]:
+        return (data / "lm" / f"{name}.txt").read_text().splitlines()
+
+    texts = {name: lines(name) for name in ("swbd", "fisher", "train", "dev", "test")}
+    assert texts["train"] == [*texts["swbd"] * 3, *texts["fisher"]]
+    spoken = read_text(data / "train" / "text")
+    dev_call = next(iter(read_text(data / "dev" / "text")))[:7]
+    others = [words for utt, words in spoken.items() if not utt.startswith(dev_call)]
+    # no line of the conversation that dev is from, and of the others every one that is more than a fragment
+    assert any(utt.startswith(dev_call) for utt in spoken) and abs(len(texts["swbd"]) - len(others)) <= 2
+    long = {line for line in texts["dev"] if len(line.split()) > 9}
+    assert long and not long & set(texts["swbd"])
+    words = {word for line in texts["train"] for word in line.split()}
+    dictionary = {line.split()[0] for line in (data / "dictionary.txt").read_text().splitlines()}
+    assert not any(word.startswith("-") or word.endswith("-") for word in words) and "weekend" in words
+    assert {word for line in texts["fisher"] for word in line.split()} <= dictionary | set(
+        " ".join(texts["swbd"]).split()
+    )
+
+
+def test_segments_of_the_tests_are_those_that_are_scored(swbd_dirs: list[Path], data: Path) -> None:
+    for name, channels in (("eval2000", "AB"), ("rt03", "AB")):
+        scored = [item for item in read_stm(data / name / "stm") if item.is_scored]
+        cuts = load_manifest(data / name / "cuts.jsonl.gz")
+        assert {(item.recording, item.channel, item.start, item.end) for item in scored} == {
+            (cut.recording_id, "AB"[cut.channel], round(cut.start, 3), round(cut.end, 3)) for cut in cuts
+        }
+        assert {item.channel for item in scored} == set(channels) and (data / name / "glm").stat().st_size > 100
+        assert len({cut.supervisions[0].speaker for cut in cuts}) == 4
+    stm = (data / "eval2000" / "stm").read_text()
+    assert "ASIDE" not in stm and ';; LABEL "sw"' in stm and "IGNORE_TIME_SEGMENT_IN_SCORING" in stm
+    assert "inter_segment_gap" not in (data / "rt03" / "stm").read_text()
+    assert (data / "rt03" / "stm").read_text().count(';; LABEL "O"') == 1
+
+
+def test_a_second_run_makes_no_audio_again_and_mends_what_is_cut_off(swbd_dirs: list[Path], data: Path) -> None:
+    files = sorted((data / "audio").iterdir())
+    whole = files[0].read_bytes()
+    files[0].write_bytes(whole[: len(whole) // 2])
+    before = [path.stat().st_mtime_ns for path in files[2:]]
+    swbd.prepare(data, corpus_dirs=swbd_dirs, smoke=True)
+    assert files[0].read_bytes() == whole and [path.stat().st_mtime_ns for path in files[2:]] == before
+
+
+def test_a_small_corpus_is_not_taken_for_the_whole(swbd_dirs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    message = complaint(swbd_dirs, partial=False)
+    for expected in (
+        ".sph files: 5, expected 2435 or 2438",
+        "channels: 4, expected 80",
+        "(--partial: ",
+    ):
+        assert expected in message
+    said = swbd.check(corpus_dirs=swbd_dirs, partial=True)
+    assert "eval2000" in said and "4 Fisher conversations" in said
+    assert "expected 2435 or 2438" in capsys.readouterr().err
+
+
+def test_folders_that_lack_parts(swbd_dirs: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="swbd: no --corpus-dir; give the folders of LDC97S62"):
+        swbd.check(corpus_dirs=[])
+    message = complaint(swbd_dirs[:1])
+    for expected in ("sw-ms98-dict.text", "hub5e_00.pem, hub5e00.english.000405.stm, en20000405_hub5.glm"):
+        assert expected in message
+    assert "missing: sw0NNNN.sph" in complaint([*swbd_dirs[1:4]])
+    (tmp_path / "empty").mkdir()
+    assert "4 problems" in complaint([tmp_path / "empty"])
+
+
+def test_everything_wrong_is_told_at_once(folders: list[Path]) -> None:
+    audio = {path.stem: path for path in folders[0].rglob("*.sph")}
+    truncated = audio["sw02001"]
+    truncated.write_bytes(truncated.read_bytes()[:9000])
+    audio["sw02010"].write_bytes(sphere(np.zeros((800, 1), np.int16), 8000, "ulaw"))
+    transcript = next(folders[1].rglob("sw2039A-ms98-a-trans.text"))
+    transcript.write_text("sw2039A-ms98-a-0001 zero one hello\n")
+    late = next(folders[1].rglob("sw2121B-ms98-a-trans.text"))
+    late.write_text("sw2121B-ms98-a-0001 0.5 999.0 hello\n")
+    fisher = next(folders[5].rglob("fe_03_00001.txt"))
+    fisher.write_text("1.0 2.0 C: hello\n")
+    message = complaint(folders)
+    for expected in (
+        f"{truncated}: truncated: its header promises",
+        f"{audio['sw02010']}: has 1 channels, expected 2",
+        f"{transcript}:1: expected 'utterance start end words'",
+        f"{late}:1: from 0.5 to 999 s, but its audio lasts",
+        f"{fisher}:1: expected 'start end A: words'",
+    ):
+        assert expected in message
+
+
+def test_audio_and_transcripts_must_fit(folders: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    next(folders[0].rglob("sw02010.sph")).unlink()
+    next(folders[1].rglob("sw2121A-ms98-a-trans.text")).unlink()
+    for path in folders[1].rglob("sw2039?-ms98-a-trans.text"):
+        path.unlink()
+    message = complaint(folders, partial=False)
+    assert "1 files of LDC97S62 that have a transcript missing: sw02010.sph" in message
+    assert "1 transcripts of LDC97S62, whose other side has one missing: sw2121A-ms98-a-trans.text" in message
+    swbd.check(corpus_dirs=folders, partial=True)
+    warning = capsys.readouterr().err
+    assert "sw02010.sph" in warning and "no transcripts of sw2039, which are left out" in warning
+
+
+def test_references_without_recordings(folders: list[Path]) -> None:
+    stm = folders[3] / "2000_hub5_eng_eval_tr" / "reference" / "hub5e00.english.000405.stm"
+    stm.write_text(stm.read_text() + "sw_9999 A sw_9999_A 1.00 2.00 <O,sw,F,sw-F> HELLO\n")
+    pem = next(folders[2].rglob("*.pem"))
+    pem.write_text(pem.read_text().replace("en_4156 B", "en_4157 B"))
+    (rt03,) = folders[4].rglob("fsh_60262.stm")
+    rt03.write_text("fsh_60262 1 speaker 5.0 x HELLO\n")
+    message = complaint(folders, partial=False)
+    assert f"eval2000: 1 of 3 recordings of {stm.name} have no .sph file: sw_9999" in message
+    assert f"{rt03}:1: " in message and f"{pem}: " in message and "segments of the STM file are not in it" in message
+    for path in folders[2].rglob("*.sph"):
+        path.rename(path.with_name(f"xx_{path.name[3:]}"))
+    assert f"no recording of {stm} has a .sph file; is the audio another set's?" in complaint(folders)
+
+
+def test_folders_that_overlap_or_lead_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "x").touch()
+    (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a")
+    assert list(walk([tmp_path, tmp_path / "a"])) == [tmp_path / "a" / "b" / "x"]
+
+
+def test_callers_of_both_tables(tmp_path: Path) -> None:
+    table = tmp_path / "conv.tab"
+    for text in ('2001,"A",1032,x\n2001,"B",1074,x\n', "2001, 301, 1032, 1074, 920302\n"):
+        table.write_text(text)
+        assert read_speakers(table, Checks()) == {"sw02001-A": "swbd1032", "sw02001-B": "swbd1074"}
+    table.write_text("nothing\n")
+    checks = Checks()
+    assert read_speakers(table, checks) == {} and "no callers" in checks.problems[0]
+
+
+def test_copies_of_a_sentence_are_limited() -> None:
+    turns = [swbd.Turn("sw02001-A", float(n), n + 0.5, ("uh-huh",), ("uh-huh",)) for n in range(1000)]
+    train, dev = swbd.split(turns)
+    assert len(dev) == 100 and len(train) == 300 and train[0].start == 100
+    with pytest.raises(BadInput, match="9 utterances are too few"):
+        swbd.split(turns[:9])
+
+
+def test_fisher_is_found_and_read_on_its_own(swbd_dirs: list[Path]) -> None:
+    paths = find_fisher([swbd_dirs[5], swbd_dirs[5] / "LDC2004T19"])
+    assert [path.stem for path in paths] == ["fe_03_00001", "fe_03_00002", "fe_03_05851", "fe_03_05852"]
+    sentences = list(read_fisher(paths))
+    assert len(sentences) == 240 and sentences[2][-3:] == ["i", "b", "m"] and "um-hum" in sentences[4]
