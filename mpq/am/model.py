@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from mpq.am.base import AcousticModel
+from mpq.am.conformer import ConformerConfig, ConformerModel
 from mpq.am.tdnn import Tdnn, TdnnConfig
 from mpq.am.tdnnf import Tdnnf, TdnnfConfig
 from mpq.data.batches import Batch, FeatureSet
 from mpq.io import BadInput, PathLike, hash_config
 from mpq.quant import load_weights_into, model_path, read_model_file, save_model, uniform_plan
 
-ModelConfig = TdnnConfig | TdnnfConfig
-CONFIGS: dict[str, type[ModelConfig]] = {"tdnn": TdnnConfig, "cnn-tdnnf": TdnnfConfig}
+ModelConfig = TdnnConfig | TdnnfConfig | ConformerConfig
+CONFIGS: dict[str, type[ModelConfig]] = {"tdnn": TdnnConfig, "cnn-tdnnf": TdnnfConfig, "conformer": ConformerConfig}
 
 
 def arch_of(config: ModelConfig) -> str:
@@ -32,7 +33,9 @@ def make_am(config: ModelConfig, n_outputs: int) -> AcousticModel:
         config: its architecture and size.
         n_outputs: units plus the blank, which is unit 0.
     """
-    return Tdnn(config, n_outputs) if isinstance(config, TdnnConfig) else Tdnnf(config, n_outputs)
+    if isinstance(config, TdnnConfig):
+        return Tdnn(config, n_outputs)
+    return Tdnnf(config, n_outputs) if isinstance(config, TdnnfConfig) else ConformerModel(config, n_outputs)
 
 
 def check_features(model: AcousticModel, features: FeatureSet) -> None:
@@ -109,7 +112,7 @@ def load_am(path: PathLike, units: Sequence[str] | None = None) -> AcousticModel
         raise BadInput(f"{path}: holds a {stored.arch} model, expected an acoustic model ({archs}) from mpq train-am")
     if units is not None and units_hash(units) != stored.vocab_hash:
         raise BadInput(
-            f"{path}: trained for {len(stored.config['phones'])} phones that are not the {len(units)} of the "
+            f"{path}: trained for {len(stored.config['phones'])} units that are not the {len(units)} of the "
             "decoding graph; decode with the lang folder it was trained with, or train it again"
         )
     kind, size = CONFIGS[stored.arch], dict(stored.config["model"])

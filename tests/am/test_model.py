@@ -7,11 +7,28 @@ from pathlib import Path
 import pytest
 import torch
 
-from mpq.am import Tdnn, TdnnConfig, load_am, save_am
+from mpq.am import ConformerConfig, ModelConfig, Tdnn, TdnnConfig, TdnnfConfig, load_am, make_am, save_am
 from mpq.io import BadInput
 from mpq.quant import save_model, uniform_plan
 
 PHONES = ["AA", "B", "K"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TdnnfConfig(channels=[4], height_strides=[2], hidden=24, bottleneck=8, strides=[1], prefinal=8, ivector_dim=3),
+        ConformerConfig(dim=8, heads=2, feed_forward=16, layers=1, kernel=3, channels=4, ivector_dim=3),
+    ],
+)
+def test_every_architecture_is_stored(tmp_path: Path, config: ModelConfig) -> None:
+    torch.manual_seed(1)
+    model = make_am(config, len(PHONES) + 1).eval()
+    save_am(tmp_path / "model.mpq", model, PHONES)
+    stored = load_am(tmp_path / "model.mpq", PHONES)
+    assert type(stored) is type(model) and stored.config == config
+    batch = torch.randn(2, 30, 80), torch.tensor([30, 20]), torch.randn(2, 3, 3)
+    assert torch.equal(stored(*batch)[0], model(*batch)[0])
 
 
 def make() -> Tdnn:
@@ -30,7 +47,7 @@ def test_round_trip_gives_the_same_outputs(tmp_path: Path) -> None:
 
 def test_phones_of_another_graph(tmp_path: Path) -> None:
     save_am(tmp_path / "model.mpq", make(), PHONES)
-    with pytest.raises(BadInput, match="trained for 3 phones that are not the 3 of the decoding graph"):
+    with pytest.raises(BadInput, match="trained for 3 units that are not the 3 of the decoding graph"):
         load_am(tmp_path / "model.mpq", ["AA", "K", "B"])
 
 
