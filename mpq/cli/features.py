@@ -50,6 +50,18 @@ def find_parts(folder: Path) -> list[Path]:
     return paths
 
 
+def find_parts(folder: Path) -> list[Path]:
+    """Manifests of the parts of a corpus, train first.
+
+    Raises:
+        BadInput: there is none of train.
+    """
+    paths = sorted(folder.glob("*/cuts.jsonl.gz"), key=lambda path: (path.parent.name != "train", path))
+    if not paths or paths[0].parent.name != "train":
+        raise BadInput(f"{folder}: holds no train/cuts.jsonl.gz; give the folder that `mpq prepare` wrote")
+    return paths
+
+
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``mpq features``."""
     parser.add_argument("--cuts", type=str, metavar="MANIFEST", help="cuts.jsonl.gz to read")
