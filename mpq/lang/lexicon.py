@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+import sentencepiece
+
 from mpq.io import BadInput, PathLike, SymbolTable, atomic_write, read_lines, read_symbols, write_symbols
 
 BLANK = "<blk>"
@@ -178,3 +180,24 @@ def build_lexicon(
     known = {p for dictionary in dictionaries for variants in dictionary.values() for v in variants for p in v}
     spoken = {p for word in missing for p in entries[word][0]} if pronounce is not None else set()
     return Lexicon(entries, sorted(known | spoken)), missing
+
+
+def spell(words: Iterable[str], tokenizer: PathLike) -> Lexicon:
+    """A lexicon of words as they are spelled in sentencepiece units, which take the place of phones.
+
+    Args:
+        words: the vocabulary.
+        tokenizer: a sentencepiece model.
+
+    Raises:
+        BadInput: words with letters that the units lack, named.
+    """
+    units = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer))
+    special = {i for i in range(units.piece_size()) if units.is_control(i) or units.is_unknown(i)}
+    spelled = {word: units.encode(word) for word in sorted(set(words))}
+    missing = [word for word, pieces in spelled.items() if not pieces or special & set(pieces)]
+    if missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise BadInput(f"{tokenizer}: its units cannot spell {len(missing)} words: {shown}; train it on their letters")
+    pieces = [units.id_to_piece(i) for i in range(units.piece_size()) if i not in special]
+    return Lexicon({word: [[units.id_to_piece(i) for i in ids]] for word, ids in spelled.items()}, pieces)

@@ -31,9 +31,23 @@ def test_lang_makes_a_folder_and_twice_the_same(mpq_cli: Cli, text: Path, tmp_pa
         assert done.returncode == 0, done.stderr
     assert "lang: 7 words (" in done.stdout.splitlines()[-1]
     files = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
-    assert set(files) == {"HLG.fst", "lexicon.txt", "lm.arpa", "phones.txt", "tokenizer.model", "words.txt"}
+    names = {"HLG.fst", "lexicon.txt", "lm.arpa", "phones.txt", "tokenizer.model", "units.txt", "words.txt"}
+    assert set(files) == names and files["units.txt"] == files["phones.txt"]
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
     assert b"melchizedek" in files["lexicon.txt"] and b"melchizedek" not in files["lm.arpa"]
+
+
+def test_lang_of_other_acoustic_units(mpq_cli: Cli, text: Path, tmp_path: Path) -> None:
+    done = mpq_cli("lang", "--text", text, "--out", "b", "--order", 2, "--units", 0, "--acoustic-units", "biphones")
+    assert done.returncode == 0 and f"{40 * 39} biphones" in done.stdout, done.stderr
+    assert "<s>_AA 1\n" in (tmp_path / "b" / "units.txt").read_text()
+    done = mpq_cli("lang", "--text", text, "--out", "p", "--order", 2, "--units", 40, "--acoustic-units", "pieces")
+    assert done.returncode == 0 and "pieces, graph of" in done.stdout, done.stderr
+    assert (tmp_path / "p" / "units.txt").read_bytes() == (tmp_path / "p" / "phones.txt").read_bytes()
+    lexicon = dict(line.split(maxsplit=1) for line in (tmp_path / "p" / "lexicon.txt").read_text().splitlines())
+    assert all("".join(pieces.split()) == "\u2581" + word for word, pieces in lexicon.items()) and len(lexicon) == 6
+    done = mpq_cli("lang", "--text", text, "--out", "q", "--units", 0, "--acoustic-units", "pieces")
+    assert "--acoustic-units pieces needs the number" in failed(done)
 
 
 def test_ngram_estimates_and_measures(mpq_cli: Cli, text: Path) -> None:

@@ -10,7 +10,7 @@ import sentencepiece
 
 from mpq.io import BadInput, read_symbols
 from mpq.lang.espeak import espeak_pronouncer, map_phonemes
-from mpq.lang.lexicon import Lexicon, Pronunciations, build_lexicon, read_cmudict, read_dictionary, read_lexicon
+from mpq.lang.lexicon import Lexicon, Pronunciations, build_lexicon, read_cmudict, read_dictionary, read_lexicon, spell
 from mpq.lang.tokenizer import train_tokenizer
 
 NAMES = ["nebuchadnezzar", "zerubbabel", "jehoshaphat", "melchizedek", "habakkuk's"]
@@ -127,3 +127,15 @@ def test_tokenizer_with_fewer_units_than_letters(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="sentencepiece cannot train 5 units"):
         train_tokenizer([["abcdefghijk"]], tmp_path / "t.model", 5)
     assert not (tmp_path / "t.model").exists()
+
+
+def test_words_spelled_in_sentencepiece_units(tmp_path: Path) -> None:
+    train_tokenizer([["so", "it", "is"], ["it", "so"]] * 20, tmp_path / "tokenizer.model", 12)
+    lexicon = spell(["so", "it", "toss"], tmp_path / "tokenizer.model")
+    units = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    assert not {"<unk>", "<s>", "</s>"} & set(lexicon.phones) and len(lexicon.phones) == units.piece_size() - 3
+    for word in lexicon.words:
+        (pieces,) = lexicon.pronunciations(word)
+        assert [lexicon.phones[p - 1] for p in pieces] == units.encode(word, out_type=str)
+    with pytest.raises(BadInput, match=r"tokenizer.model: its units cannot spell 2 words: king, queen; train it"):
+        spell(["so", "queen", "king"], tmp_path / "tokenizer.model")
