@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,16 +26,39 @@ def lacking(marker: str) -> str | None:
     """Why tests with this marker cannot run here; None where they can."""
     if marker == "k2" and importlib.util.find_spec("k2") is None:
         return "k2 is not installed in this environment"
-    if marker == "slurm" and not (
-        shutil.which("sinfo") and subprocess.run(["sinfo", "-h"], capture_output=True).stdout.strip()
-    ):
-        return "no SLURM cluster answers (sinfo)"
+    if marker == "slurm" and not slurm_answers():
+        if not all(map(shutil.which, ("munged", "slurmctld", "slurmd"))):
+            return "no SLURM cluster answers (sinfo), nor is there a SLURM to start; utils/install_apt.sh installs it"
+        if os.getuid() != 0:
+            return "no SLURM cluster answers (sinfo), and starting one of this machine needs root"
     if marker == "gpu":
         import torch
 
         if not torch.cuda.is_available():
             return "no CUDA device"
     return None
+
+
+def slurm_answers() -> bool:
+    """Is there a SLURM cluster already?"""
+    return bool(shutil.which("sinfo") and subprocess.run(["sinfo", "-h"], capture_output=True).stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A SLURM cluster: the one there is, or one of this machine alone."""
+    if slurm_answers():
+        yield
+        return
+    script, folder = ROOT / "utils" / "slurm_node.sh", tmp_path_factory.mktemp("slurm") / "node"
+    try:
+        started = subprocess.run([script, "start", folder], capture_output=True, text=True, timeout=60)
+        assert started.returncode == 0, started.stderr
+        os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
+        yield
+    finally:
+        os.environ.pop("SLURM_CONF", None)
+        subprocess.run([script, "stop", folder], capture_output=True, timeout=60)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,6 +69,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in marked:
             if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))
+            elif marker == "slurm":
+                item.fixturenames.insert(0, "slurm")  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")

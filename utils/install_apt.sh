@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Installs the system packages that tests compare with: NIST sctk (sclite, sc_stats). No recipe needs them.
+# Installs the system packages that tests compare with: NIST sctk (sclite, hubscr.pl, sc_stats), and SLURM with munge,
+# of which tests start a cluster of one node (utils/slurm_node.sh). No recipe needs them to run.
 # Usage: utils/install_apt.sh      Debian and Ubuntu, as root or with sudo
 set -euo pipefail
 
-packages=(sctk)
+packages=(sctk munge slurm-client slurmctld slurmd)
 missing=()
 for package in "${packages[@]}"; do
   [ "$(dpkg-query -W -f '${Status}' "$package" 2> /dev/null)" = "install ok installed" ] || missing+=("$package")
@@ -27,6 +28,7 @@ fi
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 export DEBIAN_FRONTEND=noninteractive
+export RUNLEVEL=1 # the packages' services are not started: they have no configuration yet
 if ! { "${as_root[@]}" apt-get update && "${as_root[@]}" apt-get install -y --no-install-recommends "${missing[@]}"; } \
   > "$log" 2>&1; then
   echo "install_apt.sh: apt-get failed:" >&2

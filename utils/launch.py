@@ -20,12 +20,20 @@ from typing import Any, NoReturn
 import submitit
 
 POLL_SECONDS = 1.0
-LOST_SECONDS = 30.0  # a job that the queue has not known for so long and that left no result is lost
+LOST_SECONDS = 30.0  # a job that SLURM has not known for so long and that left no result is lost
+ENDED_SECONDS = 5.0  # nor will one leave a result that SLURM has known as ended for so long
+_ENDED = (
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT",
+)  # fmt: skip
+KILL_SECONDS = 90.0  # more than SLURM waits from the first signal to the last (KillWait)
 MINUTES = 48 * 60
 
 
 def run_command(command: list[str], folder: str, output: Path) -> int:
     """Runs on the node, with its output in a file of its own: submitit writes to the job's.
+
+    Where SLURM ends the job (cancelled, out of time, its node is taken away), the command hears of it first. What
+    that means is SLURM's to say, which may put the job back into the queue: this process is ended without a result.
 
     Returns:
         The command's exit status, 128 + N where signal N ended it, 127 where it cannot run.
@@ -38,6 +46,8 @@ def run_command(command: list[str], folder: str, output: Path) -> int:
         except OSError as error:
             file.write(f"cannot run {command[0]}: {error.strerror}\n".encode())
             return 127
+    if status == -signal.SIGTERM and "SLURM_JOB_ID" in os.environ:
+        time.sleep(KILL_SECONDS)
     return status if status >= 0 else 128 - status
 
 
@@ -60,37 +70,49 @@ class Tail:
         sys.stdout.buffer.flush()
 
 
-def in_queue(job_id: str) -> bool:
-    """Does SLURM still have this job?"""
-    found = subprocess.run(["squeue", "-h", "-j", job_id, "-o", "%T"], capture_output=True, text=True)
-    return found.returncode == 0 and bool(found.stdout.strip())
+def queue_state(job_id: str) -> tuple[str, str]:
+    """State and reason of a job as SLURM tells them, such as PENDING and Resources; empty if it has no such job."""
+    found = subprocess.run(
+        ["squeue", "-h", "-t", "all", "-j", job_id, "-o", "%T %r"], capture_output=True, text=True, check=False
+    )
+    state, _, reason = found.stdout.partition("\n")[0].strip().partition(" ")
+    return (state, reason) if found.returncode == 0 else ("", "")
 
 
 def wait(job: submitit.Job[int], output: Path, cluster: str) -> int:
-    """Shows the output until it ends.
+    """Shows the output until the job ends, and why it waits while it waits.
 
     Returns:
         The command's exit status; 1 where the job ended without one (cancelled, out of memory, lost node).
     """
     tail = Tail(output)
     seen = time.monotonic()
+    told, state = "", ""
     result = job.paths.result_pickle
     # not job.done() on SLURM: it asks sacct, which sites without accounting answer with an error each time
     while not (result.exists() or (cluster == "local" and job.done())):
         tail.copy()
-        if cluster == "slurm" and in_queue(job.job_id):
-            seen = time.monotonic()
-        elif cluster == "slurm" and time.monotonic() - seen > LOST_SECONDS:
-            break
+        if cluster == "slurm":
+            state, reason = queue_state(job.job_id)
+            waits = f"job {job.job_id} waits: {reason}" if state == "PENDING" and reason != "None" else ""
+            if waits and waits != told:
+                print(waits, flush=True)
+            told = waits
+            if state and state not in _ENDED:
+                seen = time.monotonic()
+            elif time.monotonic() - seen > (ENDED_SECONDS if state else LOST_SECONDS):
+                break
         time.sleep(POLL_SECONDS)
     tail.copy()
     if not result.exists():
-        print(
-            f"job {job.job_id} ended without a result (cancelled, out of memory or time?); see {job.paths.stdout}",
-            flush=True,
-        )
+        how = f"was ended by SLURM ({state})" if state else "is unknown to SLURM (cancelled? is a node down?)"
+        print(f"job {job.job_id} {how} and left no result; see {job.paths.stdout}", flush=True)
         return 1
-    return job.result()
+    status = job.result()
+    if status > 128:
+        what = f"job {job.job_id}: signal {status - 128} ended its command"
+        print(f"{what} (cancelled, out of time or memory?); see {job.paths.stdout}", flush=True)
+    return status
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,8 +15,8 @@ from toy_project import Project
 LAUNCH = Path(__file__).resolve().parents[2] / "utils" / "launch.py"
 
 
-def words(folder: Path, cluster: str, *command: str) -> list[str]:
-    options = ["--log-dir", str(folder / "log"), "--name", "test", "--threads", "1", "--cluster", cluster]
+def words(folder: Path, cluster: str, *command: str, threads: int = 1) -> list[str]:
+    options = ["--log-dir", str(folder / "log"), "--name", "test", "--threads", str(threads), "--cluster", cluster]
     return [sys.executable, str(LAUNCH), *options, "--", *command]
 
 
@@ -63,6 +64,70 @@ def test_job_ends_with_the_launcher(tmp_path: Path, cluster: str) -> None:
         if (tmp_path / "beat").stat().st_mtime_ns == before:
             return
     pytest.fail("the job outlived its launcher")
+
+
+class Job:
+    """A job on SLURM that runs until it is ended, and what its launcher says."""
+
+    def __init__(self, folder: Path, threads: int = 1) -> None:
+        if "SLURM_CONF" not in os.environ:
+            pytest.skip("faults are tried on a cluster of our own only")
+        (folder / "job.sh").write_text("echo started; sleep 60\n")
+        command = words(folder, "slurm", "sh", "job.sh", threads=threads)
+        self.process = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self.lines: list[str] = []
+        self.number = self.expect("submitted as job ").split()[3]
+
+    def expect(self, text: str) -> str:
+        """Reads up to a line that holds this text."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if text in line:
+                return line
+        raise AssertionError(f"no {text!r} in {self.lines}")
+
+    def cancel(self) -> int:
+        """Ends the job behind its launcher's back; the launcher's exit status."""
+        subprocess.run(["scancel", self.number], check=True)
+        self.lines += self.process.communicate(timeout=60)[0].splitlines(keepends=True)
+        return self.process.returncode
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+def test_a_waiting_job_says_why_and_a_cancelled_one_that_it_was(tmp_path: Path) -> None:
+    job = Job(tmp_path, threads=10_000)
+    assert job.expect("waits") == f"job {job.number} waits: PartitionConfig\n"
+    assert job.cancel() == 1
+    assert job.lines[-1].startswith(f"job {job.number} was ended by SLURM (CANCELLED) and left no result; see ")
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+def test_a_running_job_that_is_killed(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    job.expect("started")
+    assert job.cancel() == 1
+    assert f"job {job.number} was ended by SLURM (CANCELLED) and left no result" in job.lines[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+def test_a_job_waits_while_its_node_is_down(tmp_path: Path) -> None:
+    """SLURM puts the job back into the queue, and the launcher stays with it."""
+    job = Job(tmp_path)
+    job.expect("started")
+    node = subprocess.run(["sinfo", "-h", "-o", "%N"], capture_output=True, text=True, check=True).stdout.strip()
+    update = ["scontrol", "update", f"nodename={node}"]
+    subprocess.run([*update, "state=down", "reason=test"], check=True)
+    try:
+        job.expect(f"job {job.number} waits: ")
+        assert job.cancel() == 1
+    finally:
+        subprocess.run([*update, "state=resume"])
 
 
 @pytest.mark.slow
