@@ -22,6 +22,7 @@ from lhotse.utils import fastcopy
 from mpq.data.audio import inspect_audio, raise_problems
 from mpq.data.manifests import read_cuts, save_manifest
 from mpq.data.parallel import map_processes
+from mpq.data.tarred import TARRED as _TARRED  # noqa: F401 (registers how packed features are read)
 from mpq.io import (
     BadInput,
     PathLike,
