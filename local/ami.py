@@ -19,7 +19,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import soundfile
+
 from local.check import Checks, need_folders, shorten
+from local.fisher import check_fisher, find_fisher, read_fisher
 from local.nxt import Annotations, Speaker, split_sentences
 from mpq.data.manifests import Spoken, measure_audio, write_lines, write_manifests
 from mpq.io import BadInput, progress
@@ -34,6 +37,7 @@ WORDS = {"dev": 94_500, "eval": 90_000}  # of Kaldi's recipe on annotations 1.6.
 _SHORTEST = 0.05  # seconds of an utterance
 _LATE = 5.0  # seconds of transcript after the end of the audio that are worth a warning
 _SMOKE = {"train": 150, "dev": 20, "eval": 20}
+_SMOKE_FISHER = 20  # conversations
 _WHAT = "the folder of AMI that holds the meetings (ES2002a, ...) and ami_public_manual_1.6.2"
 
 
@@ -124,6 +128,7 @@ def read_meeting(
         name = names.get(speaker.channel if mic == "ihm" else -1, "")
         if name not in found:
             continue
+        channels = _channels(found[name])
         label = f"H{speaker.channel:02d}" if mic == "ihm" else mic.upper()
         for segment in annotations.segments(meeting, agent):
             for sentence in split_sentences(segment):
@@ -133,7 +138,15 @@ def read_meeting(
                     start, end = (round(100 * time) for time in (min(times), max(times)))
                     utt = f"AMI_{meeting}_{label}_{speaker.name}_{start:07d}_{end:07d}"
                     recording = f"AMI_{meeting}_{label}"
-                    yield Spoken(utt, speaker.name, found[name], text, recording, start / 100, end / 100)
+                    yield Spoken(utt, speaker.name, found[name], text, recording, start / 100, end / 100, 0, channels)
+
+
+def _channels(path: Path) -> int:
+    """How many channels a file has: of the few with two the first is taken; broken files are told later."""
+    try:
+        return int(soundfile.info(path).channels)
+    except (OSError, RuntimeError):
+        return 1
 
 
 def _read_parts(
@@ -141,7 +154,7 @@ def _read_parts(
 ) -> dict[str, list[Spoken]]:
     """Utterances of each part, each id once; what is wrong with the annotations goes to `checks`."""
     speakers = annotations.speakers()
-    checks.missing("meetings in meetings.xml", [m for ms in lists.values() for m in ms if m not in speakers])
+    checks.missing("meetings of meetings.xml", [m for ms in lists.values() for m in ms if m not in speakers])
     broken: list[str] = []
     missing: list[str] = []
     parts: dict[str, list[Spoken]] = {}
@@ -160,7 +173,9 @@ def _read_parts(
             except BadInput as problem:
                 broken.append(str(problem))
         parts[part] = sorted(items.values(), key=lambda item: item.utt)
-    checks.missing("annotation files", missing, needed=True)
+    checks.missing("annotation files", missing)
+    if annotations.dangling:
+        checks.warn(f"{annotations.dangling} segments point at words that are not there: words in their time are taken")
     checks.extend(broken)
     return parts
 
@@ -200,6 +215,8 @@ def load(folders: Sequence[Path], *, mic: str, partial: bool, smoke: bool, nj: i
     annotations = find_annotations(folders)
     if "1.6.2" not in annotations.path.name:
         checks.warn(f"annotations {annotations.path.name}: expected version 1.6.2")
+    if fisher := find_fisher(folders):
+        check_fisher(fisher, checks)
     found = find_all_audio(folders, [meeting for meetings in lists.values() for meeting in meetings], mic, checks)
     parts = _read_parts(annotations, lists, mic, found, checks)
     for part, items in parts.items():
@@ -249,7 +266,8 @@ def prepare(
     """Writes manifests, language model text and STM files of AMI to `out`.
 
     Args:
-        out: folder of the data: `train`, `dev`, `eval` (the last two with `stm`), `lm`.
+        out: folder of the data: `train`, `dev`, `eval` (the last two with `stm`), `lm` (the text of AMI and of
+            Fisher, if given, apart and together).
         corpus_dirs: where audio and annotations lie, and Fisher transcripts if there are any.
         mic: ihm (headsets), sdm (first microphone of the first array) or mdm (beamformed by the user).
         partial: warn of what is missing in a part of the corpus instead of refusing it.
@@ -265,10 +283,23 @@ def prepare(
     corpus = load(corpus_dirs, mic=mic, partial=partial, smoke=smoke, nj=nj)
     for part, items in corpus.parts.items():
         write_manifests(out / part, items, RATE, corpus.frames)
-        write_lines(out / "lm" / f"{part}.txt", [item.text.split() for item in items])
         if part != "train":
             write_stm(out / part / "stm", [_stm_segment(item) for item in items])
-    return _summary(corpus)
+    sentences = {part: [item.text.split() for item in items] for part, items in corpus.parts.items()}
+    fisher = _read_fisher(corpus_dirs, _SMOKE_FISHER if smoke else None)
+    texts = {"ami": sentences["train"], "fisher": fisher, "train": sentences["train"] + fisher}
+    for name, text in {**texts, "dev": sentences["dev"], "eval": sentences["eval"]}.items():
+        write_lines(out / "lm" / f"{name}.txt", text)
+    return _summary(corpus) + (f"; {len(fisher)} sentences of Fisher" if fisher else "")
+
+
+def _read_fisher(folders: Sequence[Path], limit: int | None) -> list[list[str]]:
+    """Fisher's sentences, if there are any, in AMI's spelling of initials; `limit` conversations."""
+
+    def spell(word: str) -> str:
+        return f"{word}." if len(word) == 1 and word.isalpha() and word not in "ai" else word
+
+    return [[spell(word) for word in words] for words in read_fisher(find_fisher(folders)[:limit])]
 
 
 def _stm_segment(item: Spoken) -> StmSegment:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from local.check import Checks, need_folders
+from local.check import Checks, need_folders, shorten
 from mpq.data.manifests import Spoken, measure_audio, write_lines, write_manifests
 from mpq.io import BadInput, atomic_path, atomic_write, open_text, progress, read_lines
 
@@ -92,7 +92,8 @@ def read_index(path: Path, field: int, checks: Checks) -> dict[str, list[str]]:
     if not path.is_file():
         checks.lacking(f"{path}: no such file")
         return index
-    for number, line in read_lines(path):
+    # titles and names are in whatever coding; what is read here is ASCII
+    for number, line in enumerate(path.read_text(encoding="latin-1").split("\n"), start=1):
         if line.startswith(";") or not line.strip():
             continue
         fields = [value.strip() for value in line.split("|")]
@@ -131,18 +132,22 @@ def read_part(root: Path, part: str, checks: Checks) -> list[Spoken]:
 
 
 def _check_part(root: Path, part: str, items: list[Spoken], checks: Checks) -> None:
-    """Speakers, chapters and counts of a part against the lists and what is distributed."""
-    folders = [path.name for path in (root / part).iterdir() if path.is_dir()]
-    chapters = {path.name for path in (root / part).glob("*/*/")}
-    for name, field, found in (("SPEAKERS.TXT", 2, set(folders)), ("CHAPTERS.TXT", 3, chapters)):
-        listed = read_index(root / name, field, checks).get(part, [])
-        what = "speakers" if field == 2 else "chapters"
-        checks.missing(f"{what} of {part} that {name} lists", [x for x in listed if x not in found], len(listed))
-        if listed and (strange := sorted(found - set(listed))):
-            checks.problem(f"{part}: holds {what} that {name} does not give to it: {', '.join(strange[:4])}")
-    checks.count(f"{part}: utterances", len(items), UTTERANCES[part])
+    """Counts of a part against what is distributed; where they differ, the lists say which speakers and chapters."""
     if part in WORDS:
         checks.count(f"{part}: words", sum(len(item.text.split()) for item in items), WORDS[part])
+    checks.count(f"{part}: utterances", len(items), UTTERANCES[part])
+    if len(items) == UTTERANCES[part]:
+        return
+    chapters = {path.name: path.parent.name for path in (root / part).glob("*/*/")}
+    for what, name, field, found in (
+        ("speakers", "SPEAKERS.TXT", 2, set(chapters.values())),
+        ("chapters", "CHAPTERS.TXT", 3, set(chapters)),
+    ):
+        listed = read_index(root / name, field, checks).get(part, [])
+        missing = [number for number in listed if number not in found]
+        checks.missing(f"{what} of {part} that {name} lists", missing, len(listed))
+        if listed and (strange := sorted(found - set(listed))):
+            checks.problem(f"{part}: holds {what} that {name} does not give to it: {shorten(strange)}")
 
 
 def check_words(files: dict[str, Path], checks: Checks) -> None:
@@ -155,7 +160,7 @@ def check_words(files: dict[str, Path], checks: Checks) -> None:
         if not words:
             checks.problem(f"{path}: holds no word")
         lacking = [word for word in words if word not in known]
-        checks.missing(f"words of {path} in {files[LEXICON].name}", lacking, needed=True)
+        checks.missing(f"pronunciations of words of {path} in {files[LEXICON].name}", lacking)
 
 
 def _unigrams(path: Path) -> Iterator[str]:

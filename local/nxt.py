@@ -51,6 +51,10 @@ class Speaker:
 class Annotations:
     """The files of ``ami_public_manual_1.6.2``, a folder or a zip file.
 
+    Attributes:
+        path: which.
+        dangling: how many segments that were read point at words that are not there.
+
     Args:
         path: the folder, or the zip file.
 
@@ -60,6 +64,7 @@ class Annotations:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.dangling = 0
         self._zip: zipfile.ZipFile | None = None
         if path.is_dir():
             names = [str(file.relative_to(path)) for file in path.rglob("*.xml")]
@@ -107,10 +112,12 @@ class Annotations:
         return meetings
 
     def segments(self, meeting: str, agent: str) -> Iterator[list[Token]]:
-        """The tokens of each segment of a speaker, in order of time.
+        """The tokens of each segment of a speaker.
+
+        Where a segment points at words that are not there, it gets those in its time; `dangling` counts them.
 
         Raises:
-            BadInput: broken XML, a time that is no number, or a segment that points at words that are not there.
+            BadInput: broken XML, or a time that is no number.
         """
         words_file, segments_file = f"words/{meeting}.{agent}.words.xml", f"segments/{meeting}.{agent}.segments.xml"
         elements = list(self.parse(words_file))
@@ -119,25 +126,37 @@ class Annotations:
         for segment in self.parse(segments_file):
             for child in segment.findall(_CHILD):
                 ids = _HREF.findall(child.get("href", ""))
-                if not ids or ids[0] not in places or ids[-1] not in places:
-                    raise BadInput(
-                        f"{self.path}/{self._prefix}{segments_file}: segment {segment.get(_ID)} points at "
-                        f"{child.get('href')!r}, which {meeting}.{agent}.words.xml does not have"
-                    )
-                yield tokens[places[ids[0]] : places[ids[-1]] + 1]
+                if ids and ids[0] in places and ids[-1] in places:
+                    yield tokens[places[ids[0]] : places[ids[-1]] + 1]
+                else:
+                    self.dangling += 1
+                    where = f"{self.path}/{self._prefix}{segments_file}"
+                    start, end = (_seconds(segment, f"transcriber_{key}", where) for key in ("start", "end"))
+                    yield [token for token in tokens if _lies_in(token, start, end)]
+
+
+def _seconds(element: ET.Element, key: str, where: str) -> float | None:
+    """A time of an element, None where it has none."""
+    value = element.get(key)
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        raise BadInput(f"{where}: {element.get(_ID)}: {key} {value!r} is no number of seconds") from None
+
+
+def _lies_in(token: Token, start: float | None, end: float | None) -> bool:
+    """Whether the middle of a token lies between two times."""
+    if None in (token.start, token.end, start, end):
+        return False
+    middle = ((token.start or 0.0) + (token.end or 0.0)) / 2
+    return (start or 0.0) <= middle <= (end or 0.0)
 
 
 def _token(element: ET.Element, where: str) -> Token:
     """A token of a words file; what is no ``<w>`` has no text."""
-    times: list[float | None] = []
-    for key in ("starttime", "endtime"):
-        value = element.get(key)
-        try:
-            times.append(None if value is None else float(value))
-        except ValueError:
-            raise BadInput(f"{where}: {element.get(_ID)}: {key} {value!r} is no number of seconds") from None
+    start, end = (_seconds(element, key, where) for key in ("starttime", "endtime"))
     text = (element.text or "").strip() if element.tag == "w" else ""
-    return Token(text, element.get("punc") == "true", times[0], times[1])
+    return Token(text, element.get("punc") == "true", start, end)
 
 
 def split_sentences(tokens: Sequence[Token], longest: int = 30) -> Iterator[list[Token]]:

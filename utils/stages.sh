@@ -12,12 +12,25 @@
 sets=(dev test) lms=(lstm transformer) systems=()
 small_am=() small_lm=() small_dim=()
 
-# Stage 2, log-mel features of train and all sets: make_features SPEEDS
+# Stage 2, log-mel features of train and all sets: make_features SPEEDS [further options of mpq features]
 make_features() {
   local all=(train "${sets[@]}") names
   names=("${all[@]/%//cuts.jsonl.gz}")
   step features --in "${names[@]/#/$exp/data/}" --out "${names[@]/#/$exp/features/}" \
-    -- mpq features --data "$exp/data" --out "$exp/features" --speed "$1" --nj "$nj"
+    -- mpq features --data "$exp/data" --out "$exp/features" --speed "$1" --nj "$nj" "${@:2}"
+}
+
+# Stage 3, the n-gram model of EXP/data/lm/TEXT.txt, mixed with that of fisher.txt where there is any, into EXP/ngram/mixed.arpa;
+# weights suit dev.txt, which no model has seen: mix_ngrams EXP TEXT ORDER PRUNE
+mix_ngrams() {
+  local lm=$1/data/lm out=$1/ngram
+  mpq ngram --text "$lm/$2.txt" --order "$3" --lm "$out/$2.arpa" --ppl "$lm/dev.txt"
+  if [ -s "$lm/fisher.txt" ]; then
+    mpq ngram --text "$lm/fisher.txt" --order "$3" --lm "$out/fisher.arpa" --ppl "$lm/dev.txt"
+    mpq ngram --interpolate "$out/$2.arpa" "$out/fisher.arpa" --held-out "$lm/dev.txt" --prune "$4" --lm "$out/mixed.arpa" --ppl "$lm/dev.txt"
+  else
+    mpq ngram --text "$lm/$2.txt" --order "$3" --prune "$4" --lm "$out/mixed.arpa" --ppl "$lm/dev.txt"
+  fi
 }
 
 # Stage 4

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mpq.io import read_jsonl
+from mpq.io import read_jsonl, read_text
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_SECONDS = 1500  # longest that one run may take on a busy machine
@@ -141,3 +141,36 @@ def check_results(recipe: Recipe, quantized: Sequence[str], words: int) -> None:
         assert row["ratio"] == pytest.approx(parent["bytes"] / row["bytes"], abs=1e-3)
         assert row["perplexity"] > 1 and 0 <= row["p_float32"] <= 1
         assert row["bytes"] == (recipe.exp / "quant" / system / "model.mpq").stat().st_size
+
+
+def check_table(recipe: Recipe, sets: Sequence[str], systems: Sequence[str]) -> None:
+    """Report files, and in the results every system on every set, no better than the oracle, with what it must have.
+
+    Args:
+        recipe: one that has run.
+        sets: their names.
+        systems: theirs, "oracle" among them; those of fewer bits are named as "lstm-2bit".
+    """
+    for name in ("RESULTS.md", "report.html", "results.jsonl"):
+        assert (recipe.exp / name).stat().st_size > 500, name
+    rows = {(row["system"], row["set"]): row for row in recipe.rows()}
+    assert sorted(rows) == sorted((system, name) for system in systems for name in sets)
+    table = (recipe.exp / "RESULTS.md").read_text()
+    for (system, name), row in rows.items():
+        refs = read_text(recipe.exp / "data" / name / "text")
+        assert row["words"] == sum(map(len, refs.values())) and row["wer"] >= rows["oracle", name]["wer"]
+        assert f"| {system} |" in table
+        if "bit" in system:
+            assert 0 <= row["p_float32"] <= 1 and row["perplexity"] > 1
+            assert row["bits"] == pytest.approx(nominal_bits(system), abs=0.5)
+
+
+def refuses(recipe: Recipe, *said: str) -> None:
+    """The recipe ends in stage 0 with status 2 and one line on stderr that says all this; nothing is prepared."""
+    failed = recipe.run("--stop-stage", "1")
+    assert failed.returncode == 2, failed.stdout + failed.stderr
+    assert failed.stderr.count("\n") == 1 and "stage 0: corpus failed with status 2" in failed.stderr
+    assert "Traceback" not in failed.stdout + failed.stderr
+    for words in said:
+        assert words in failed.stderr
+    assert not (recipe.exp / "data").exists()

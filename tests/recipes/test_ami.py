@@ -1,0 +1,32 @@
+"""The recipe ami on small synthetic meetings, and what it says of annotations that break off."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.corpora.ami import zip_annotations
+from tests.recipes.recipe_runs import Recipe, check_table, refuses
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+
+def test_smoke_run(ami_dir: Path, tmp_path: Path) -> None:
+    recipe = Recipe("ami", tmp_path / "exp", "--corpus-dir", str(ami_dir))
+    recipe.finish()
+    check_table(recipe, ("dev", "eval"), ["first-pass", "oracle", "lstm", "lstm-2bit"])
+    scores = (recipe.exp / "nist.txt").read_text().splitlines()
+    assert [line.split()[:3] for line in scores] == [["dev", "first-pass", "%WER"], ["eval", "first-pass", "%WER"]]
+
+
+def test_xml_that_breaks_off_is_refused_before_anything_is_computed(ami_dir: Path, tmp_path: Path) -> None:
+    root = tmp_path / "ami"
+    shutil.copytree(ami_dir, root)
+    manual = root / "ami_public_manual_1.6.2"
+    words = manual / "words" / "ES2011a.B.words.xml"
+    words.write_text("".join(words.read_text().splitlines(True)[:9]))
+    archive = zip_annotations(manual)
+    recipe = Recipe("ami", tmp_path / "exp", "--corpus-dir", str(root))
+    refuses(recipe, f"{archive}/words/ES2011a.B.words.xml:10: not well-formed XML (no element found)")

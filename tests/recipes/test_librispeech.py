@@ -1,0 +1,30 @@
+"""The recipe librispeech on a small synthetic corpus, and what it says of one that is not whole."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mpq.io import read_text
+from tests.recipes.recipe_runs import Recipe, check_table, refuses
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+
+def test_smoke_run(librispeech_dir: Path, tmp_path: Path) -> None:
+    recipe = Recipe("librispeech", tmp_path / "exp", "--corpus-dir", str(librispeech_dir))
+    recipe.finish()
+    check_table(recipe, ("dev-clean", "test-clean"), ["first-pass", "oracle", "lstm", "lstm-2bit"])
+    assert len(read_text(recipe.exp / "data" / "test-clean" / "text")) == 8
+
+
+def test_half_a_corpus_is_refused_before_anything_is_computed(librispeech_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(librispeech_dir.parent, tmp_path / "corpus", symlinks=True)
+    root = tmp_path / "corpus" / librispeech_dir.name
+    shutil.rmtree(root / "test-other")
+    gone = sorted((root / "dev-clean").rglob("*.flac"))[0]
+    gone.unlink()
+    recipe = Recipe("librispeech", tmp_path / "exp", "--corpus-dir", str(root))
+    refuses(recipe, "1 parts missing: test-other", f"1 of 8 files of dev-clean missing: {gone.relative_to(root)}")
