@@ -6,6 +6,7 @@
 #   ste admm                   the same bits everywhere, trained by straight-through estimation or by ADMM
 #   kl hessian nas kl-node     bits by matrix (node: by row of a matrix) within an average; trained as mixed_train says
 #   random rule                the same with plans that know nothing of the model
+# and LM-lossless the smallest model without significant loss on dev, by `mpq search --lossless`.
 # Each row has steps of its own named after it in stages 7 (its plan), 8 (training) and 9 (rescoring): one that was
 # killed is all that is done again. What a method measures serves all its rows. How: conf/table/*.yaml.
 # The float models are trained until dev stops improving (the recipe's usual ones are not), so that more training alone
@@ -15,9 +16,10 @@
 table_rows=()
 for lm in lstm transformer; do
   table_rows+=("$lm" "$lm"-{ste,admm}-{8,4,3,2,1} "$lm"-{kl,hessian,nas,kl-node}-{4,3,2} "$lm"-{random,rule}-{3,2}
-    "$lm"-{ste,admm}-2-seed{1,2})
+    "$lm"-lossless "$lm"-{ste,admm}-2-seed{1,2})
 done
 mixed_train=ste # or admm
+lossless_method=kl # or kl-node
 chosen_rows=()
 
 # --rows: sets chosen_rows, in the table's order. Called by parse_options.
@@ -75,9 +77,11 @@ timed() {
   awk -v began="$began" -v before="$before" -v now="$EPOCHREALTIME" 'BEGIN { printf "%.1f\n", before + now - began }' > "$dir/seconds"
 }
 
-# The row's search, sets row_search, and where it keeps what it measured, row_costs; false for rows without one.
+# The row's search (of a lossless row that of lossless_method): sets row_search, and where it keeps what it measured,
+# row_costs; false for rows without one.
 row_search() {
   split_row "$1" && [[ $row_method != @(ste|admm) ]] || return 1
+  [ "$row_method" != lossless ] || row_method=$lossless_method
   local method=${row_method%-node} level=layer
   [ "$row_method" = "$method" ] || level=node
   row_costs=$exp/table-lm/search/$row_lm-$row_method
@@ -99,11 +103,22 @@ search_table_bits() {
   done
   run_jobs
   for row in "${chosen_rows[@]}"; do
-    row_search "$row" || continue
+    row_search "$row" && [ "$row_bits" != lossless ] || continue
     job "$row" --threads 1 --in "$row_costs/costs.json" --out "$exp/table-lm/plan/$row.yaml" \
       -- "${row_search[@]}" --bits "$row_bits" --out "$exp/table-lm/plan/$row.yaml"
   done
   run_jobs
+}
+
+# The job of a lossless row: search, training and rescoring of ever larger models: find_lossless ROW OUT
+find_lossless() {
+  local train=conf/table/${1%%-*}-$mixed_train.yaml sets_in=("$exp"/{decode/{dev,test}/nbest.jsonl.gz,data/{dev,test}/text})
+  row_search "$1"
+  job "$1" --threads 1 --gpu 1 --in "$row_conf" conf/table/lossless.yaml "$train" "$row_costs/costs.json" "$exp"/data/lm/{train,dev}.txt "${sets_in[@]}" \
+    --out "$2"/{model.mpq,lossless.yaml,seconds} \
+    -- timed "$2" "$2/tried/tried.jsonl" "${row_search[@]}" --config conf/table/lossless.yaml --lossless --out "$2" \
+      --train "$mixed_train" --quantize "$train" --quantize.fit.seed "$row_seed" "${small_lm[@]/#--/--quantize.}" \
+      --nbest "${sets_in[0]}" --test-nbest "${sets_in[1]}" --ref "${sets_in[2]}" --test-ref "${sets_in[3]}"
 }
 
 # Stage 8
@@ -112,6 +127,10 @@ train_table_rows() {
   for row in "${chosen_rows[@]}"; do
     split_row "$row" || continue
     out=$exp/table-lm/quant/$row model=$exp/table-lm/lm/$row_lm/model.mpq
+    if [ "$row_method" = lossless ]; then
+      find_lossless "$row" "$out"
+      continue
+    fi
     case "$row_method" in
       ste | admm) train=$row_method plan=() bits=(--bits "$row_bits") ;;
       *) train=$mixed_train plan=("$exp/table-lm/plan/$row.yaml") bits=(--plan "$exp/table-lm/plan/$row.yaml") ;;

@@ -78,6 +78,20 @@ def test_plans_are_within_the_budget_and_can_be_used(
     assert report["average_bits"] == pytest.approx(plan.average_bits(shapes))
 
 
+@pytest.mark.parametrize("method", ["rule --level node", "uniform"])
+def test_ratio_of_file_sizes(method: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = Tokenizer(folder / "words.txt")
+    save_lm(folder / "big/model.mpq", build_lm(LmConfig("lstm", dim=96), len(tokenizer)), tokenizer)
+    out = succeed(f"search --method {method} --model big --ratio 8 --out plan.yaml", capsys)
+    assert re.match(r"search: \w+, \w+ level: [\d.]+ bits a weight, 8 times smaller, ", out)
+    succeed("quantize --model big --plan plan.yaml --out q.mpq", capsys)
+    assert json.loads(succeed("inspect --json q.mpq", capsys))["ratio"] >= 8
+    message = fail("search --method uniform --model big --ratio 40 --out plan.yaml", capsys)
+    assert "--ratio: 40 cannot be met" in message
+    assert "by --bits or by --ratio" in fail("search --method uniform --model big --ratio 4 --bits 2 --out p", capsys)
+    assert "by --bits or by --ratio" in fail("search --method uniform --model big --out p", capsys)
+
+
 def test_costs_are_measured_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     search = "search --method kl --model lm --costs costs.json"
     succeed(f"{search} --dev dev.txt --bits 2 --out a.yaml", capsys)

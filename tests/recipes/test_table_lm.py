@@ -33,7 +33,7 @@ def test_list_of_rows(tmp_path: Path) -> None:
     rows = listed.stdout.split()
     assert len(set(rows)) == len(rows) and {"lstm", "transformer"} <= set(rows)
     assert {row.removeprefix("lstm-").rpartition("-")[0] for row in rows if row.startswith("lstm-")} >= METHODS
-    for name in ("ste-8", "admm-1", "kl-3", "nas-2", "kl-node-2", "ste-2-seed1", "admm-2-seed2"):
+    for name in ("ste-8", "admm-1", "kl-3", "nas-2", "kl-node-2", "lossless", "ste-2-seed1", "admm-2-seed2"):
         assert f"lstm-{name}" in rows and f"transformer-{name}" in rows
 
 
