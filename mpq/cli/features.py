@@ -4,11 +4,14 @@ Reads   a lhotse manifest of cuts, one supervision each (--cuts), or those of al
         folder that `mpq prepare` wrote (--data), and the audio files they name, of any sampling rate.
 Writes  OUT/cuts.jsonl.gz, the same cuts (and their copies at other speeds) with features, and OUT/shards with
         the storage; with --data, OUT/train and so on, where only train has copies at other speeds.
-A killed run continues where it stopped; the result does not depend on --nj.
+        With --pack, OUT/shar instead of OUT/shards: a Shar folder (lhotse), a few large tar files with all that
+        training needs; --shar makes OUT/cuts.jsonl.gz of such a folder, which may come from another machine.
+A killed run continues where it stopped; the result does not depend on --nj, and training not on --pack.
 
 Examples:
   mpq features --cuts exp/data/train/cuts.jsonl.gz --out exp/features/train --speed 0.9,1.0,1.1 --nj 2
   mpq features --data exp/data --out exp/features --speed 0.9,1.0,1.1 --nj 2
+  mpq features --shar /mnt/train/shar --out exp/features/train
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from mpq.io import BadInput, check_range, check_writable
+
 
 def parse_speeds(text: str) -> tuple[float, ...]:
     """Reads ``0.9,1.0,1.1``.
@@ -50,7 +54,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``mpq features``."""
     parser.add_argument("--cuts", type=str, metavar="MANIFEST", help="cuts.jsonl.gz to read")
     parser.add_argument("--data", type=str, metavar="DIR", help="folder with {train,dev,...}/cuts.jsonl.gz")
+    parser.add_argument("--shar", type=str, metavar="DIR", help="Shar folder of features, made by --pack")
     parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--pack", action="store_true", help="pack features into a Shar folder")
     parser.add_argument("--speed", type=str, default="1.0", help="speed factors, separated by commas")
     parser.add_argument("--n-mels", type=int, default=80, help="number of mel filters")
     parser.add_argument("--nj", type=int, default=2, help="number of processes")
@@ -59,20 +65,25 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Runs ``mpq features``."""
     check_range("--nj", args.nj, "[1, inf)")
-    if (args.cuts is None) == (args.data is None):
-        raise BadInput("give either --cuts (one manifest) or --data (a folder of `mpq prepare`)")
+    if sum(source is not None for source in (args.cuts, args.data, args.shar)) != 1:
+        raise BadInput("give either --cuts (one manifest), --data (a folder of `mpq prepare`) or --shar")
     out, speeds = Path(args.out), parse_speeds(args.speed)
     check_writable(out / "cuts.jsonl.gz")
     from mpq.data.features import FeatureConfig, extract
+    from mpq.data.shar import index_shar, pack_features
 
+    if args.shar is not None:
+        print(f"features: {index_shar(args.shar, out / 'cuts.jsonl.gz')}: {out}")
+        return
     config = FeatureConfig(n_mels=args.n_mels, speeds=speeds)
     plain = FeatureConfig(n_mels=args.n_mels)
-    if args.cuts is not None:
-        said = [extract(args.cuts, out, config, args.nj)]
-    else:
-        said = [
-            f"{path.parent.name} "
-            + extract(path, out / path.parent.name, config if path.parent.name == "train" else plain, args.nj)
-            for path in find_parts(Path(args.data))
-        ]
+    # manifest, folder, configuration, and what it is called
+    parts = [(args.cuts, out, config, "")]
+    if args.data is not None:
+        found = [(path, path.parent.name) for path in find_parts(Path(args.data))]
+        parts = [(path, out / name, config if name == "train" else plain, f"{name} ") for path, name in found]
+    said = []
+    for path, folder, use, name in parts:
+        what = extract(path, folder, use, args.nj)
+        said.append(f"{name}{what}" + (f", packed: {pack_features(folder)}" if args.pack else ""))
     print(f"features: {'; '.join(said)}: {out}")

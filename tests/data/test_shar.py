@@ -9,6 +9,7 @@ import pytest
 import torch
 from lhotse import CutSet
 
+from mpq.cli.main import load
 from mpq.data.batches import FeatureSet, batches
 from mpq.data.features import FeatureConfig, extract
 from mpq.data.shar import index_shar, pack_features
@@ -74,3 +75,16 @@ def test_broken_folders(features: Path, tmp_path: Path) -> None:
     tars[1].unlink()
     with pytest.raises(BadInput, match=r"features.000001.tar: no such file"):
         index_shar(features / "shar", tmp_path / "cuts.jsonl.gz")
+
+
+def test_commands(cuts_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`mpq features --pack`, then `--shar` where the folder was moved to."""
+    command, parser = load("features")
+    command.run(parser.parse(["--cuts", str(cuts_path), "--out", str(tmp_path / "a"), "--pack", "--n-mels", "16"]))
+    assert "packed: 12 utterances, 0.00 h, in 1 tar file: " in capsys.readouterr().out
+    before = all_batches(tmp_path / "a" / "cuts.jsonl.gz")
+    shutil.move(tmp_path / "a" / "shar", tmp_path / "b")
+    command.run(parser.parse(["--shar", str(tmp_path / "b"), "--out", str(tmp_path / "c")]))
+    assert str(all_batches(tmp_path / "c" / "cuts.jsonl.gz")) == str(before)
+    with pytest.raises(BadInput, match="give either --cuts"):
+        command.run(parser.parse(["--shar", str(tmp_path / "b"), "--cuts", "x", "--out", str(tmp_path / "c")]))
