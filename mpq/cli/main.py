@@ -99,7 +99,7 @@ def stop(_signum: int, _frame: object) -> NoReturn:
 
 
 def silence_stdout() -> None:
-    """Nobody reads standard output any more: what is still in its buffer goes nowhere."""
+    """Nobody reads standard output: what is still in its buffer goes nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -160,6 +160,8 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"mpq: error: no {kind} '{name}'{hint}; mpq --help lists them", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, stop)
+    if os.environ.get("RANK", "0") != "0":  # of several processes under torchrun, the first one speaks
+        silence_stdout()
     if debug:
         run_subcommand(name, rest)
         return 0

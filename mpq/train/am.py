@@ -29,7 +29,7 @@ from mpq.fst.phone_lm import PhoneNgram, apply_phone_ngram, estimate_phone_ngram
 from mpq.fst.units import Units
 from mpq.io import BadInput, check_ranges, hash_config, sha256_file
 from mpq.lang.lexicon import Lexicon
-from mpq.train.loop import FitConfig, Plugin
+from mpq.train.loop import FitConfig, Plugin, world
 from mpq.train.orthonormal import SemiOrthogonal
 from mpq.train.trainee import Trainee
 
@@ -128,15 +128,17 @@ class AmTask:
         return bool(text.split()) and all(word in self.lexicon for word in text.split())
 
     def steps_per_epoch(self) -> int:
-        """Batches of an epoch."""
-        return len(self.train.plan(self.config.max_frames, np.random.default_rng(0), one_copy=True))
+        """Batches of an epoch in each process."""
+        return -(-len(self.train.plan(self.config.max_frames, np.random.default_rng(0), one_copy=True)) // world()[1])
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Batches of one speed copy of each utterance, drawn with the order from the seed and the epoch."""
-        seed, max_frames = self.config.fit.seed, self.config.max_frames
+        config = self.config
+        rank, world_size = world()
         return batches(
-            self.train, seed, epoch, max_frames=max_frames, augment=self.config.augment, shuffle=True, one_copy=True
-        )
+            self.train, config.fit.seed, epoch, max_frames=config.max_frames, augment=config.augment, shuffle=True,
+            one_copy=True, rank=rank, world_size=world_size,
+        )  # fmt: skip
 
     def loss(self, model: nn.Module, batch: Batch, done: float) -> Tensor:
         """Loss per output frame."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,7 +17,7 @@ from mpq.io import check_ranges, write_jsonl
 from mpq.lm import LanguageModel, LmConfig, LoadedLm, build_lm, perplexity
 from mpq.quant import BitPlan, freeze, quantizable, quantize_model
 from mpq.train.admm import Admm, AdmmConfig
-from mpq.train.loop import FitConfig, FitResult, fit
+from mpq.train.loop import FitConfig, FitResult, fit, world
 
 
 @dataclass
@@ -119,15 +118,15 @@ class LmTask:
 
     def steps_per_epoch(self) -> int:
         """Batches of an epoch in each process."""
-        return max(1, self._n_batches // _world()[1])
+        return max(1, self._n_batches // world()[1])
 
     def batches(self, epoch: int) -> Iterator[LmBatch]:
         """Every n-th batch of the epoch for each of n processes."""
-        rank, world = _world()
-        size = self.steps_per_epoch() * world
+        rank, processes = world()
+        size = self.steps_per_epoch() * processes
         passes, part = divmod(epoch, max(1, self._n_pass // size))
         batches = self._texts.train.batches(self._batch_tokens, self._seed, passes)
-        return islice(batches, part * size + rank, (part + 1) * size, world)
+        return islice(batches, part * size + rank, (part + 1) * size, processes)
 
     def loss(self, model: nn.Module, batch: LmBatch, done: float) -> Tensor:
         """Mean over the units of the batch."""
@@ -145,11 +144,6 @@ class LmTask:
         """Mean loss per unit and perplexity per word on the held-out text."""
         result = perplexity(self._lm, self._texts.dev)
         return {"loss": -result.logprob / result.units, "perplexity": result.value}
-
-
-def _world() -> tuple[int, int]:
-    """(rank, number of processes)."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def train_lm(config: LmTrainConfig, texts: LmTexts, exp_dir: str | Path) -> tuple[LanguageModel, FitResult]:

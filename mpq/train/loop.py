@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -22,7 +23,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from mpq.io import SEEDS, BadInput, atomic_write, check_ranges, hash_config, progress, write_jsonl
@@ -45,7 +50,9 @@ class FitConfig:
         grad_clip: largest global L2 norm of the gradient.
         patience: stop after this many epochs without a better validation loss; 0 never stops early.
         seed: seeds dropout and data order.
-        devices: processes (GPUs where there are any); 1 unless run under torchrun.
+        devices: processes (GPUs where there are any) on this machine; torchrun's numbers of processes and machines
+            come first. Each process takes its share of the batches, and gradients are averaged over processes: n
+            processes train as one does with n times the batch.
         precision: lightning-fabric's name of the number format, such as `32-true` or `bf16-mixed`; `auto` is
             `bf16-mixed` where the processor multiplies bfloat16 in hardware, else `32-true`.
     """
@@ -78,10 +85,13 @@ class Task(Protocol):
     name: str  # shown beside the progress bar
 
     def steps_per_epoch(self) -> int:
-        """Number of batches of an epoch; where epochs differ a little, of a typical one."""
+        """Batches of an epoch in each process (see `world`); where epochs differ a little, of a typical one."""
 
     def batches(self, epoch: int) -> Iterator[Any]:
-        """The training batches of epoch `epoch` (from 0), in an order that depends on nothing but it."""
+        """This process's training batches of epoch `epoch` (from 0), in an order that depends on nothing but it.
+
+        All processes must have the same number of them.
+        """
 
     def loss(self, model: nn.Module, batch: Any, done: float) -> Tensor:
         """Mean loss (a scalar) of one batch.
@@ -198,14 +208,17 @@ def fit(
     writer = _writer(exp_dir, state.step, fabric)
     total = config.epochs * task.steps_per_epoch()
     left = (config.epochs - state.epoch) * task.steps_per_epoch()
-    steps = progress(_steps(task, config, state), total=left, what=task.name)
+    steps = _steps(task, config, state)
+    steps = progress(steps, total=left, what=task.name) if fabric.is_global_zero else steps
     losses: list[Tensor] = []
     for epoch, batch, last in steps:
         losses.append(_step(task, fabric, model, wrapped, batch, state.step, total, config, plugins))
         state.step += 1
         if not last:
             continue
-        _finish_epoch(task, config, state, epoch, torch.stack(losses).mean().item(), plugins)
+        train_loss = fabric.all_reduce(torch.stack(losses).mean(), reduce_op="mean")
+        assert isinstance(train_loss, Tensor)
+        _finish_epoch(task, config, state, epoch, train_loss.item(), plugins)
         losses.clear()
         if fabric.is_global_zero:
             _log(writer, state.history[-1], state.step)
@@ -221,9 +234,21 @@ def fit(
 def _fabric(config: FitConfig) -> Fabric:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     precision = fast_precision() if config.precision == "auto" else config.precision
-    fabric = Fabric(accelerator="auto", devices=config.devices, precision=precision)  # type: ignore[arg-type]
+    devices = int(os.environ.get("LOCAL_WORLD_SIZE", config.devices))  # as torchrun tells its processes
+    nodes = int(os.environ.get("WORLD_SIZE", devices)) // devices
+    # a batch may leave parameters out, such as those of speakers that are not in it
+    strategy = DDPStrategy(find_unused_parameters=True) if devices * nodes > 1 else "auto"
+    # not what Fabric makes of SLURM's variables: a job of one task trains as it does anywhere else
+    environment = TorchElasticEnvironment() if TorchElasticEnvironment.detect() else LightningEnvironment()
+    options: dict[str, Any] = {"strategy": strategy, "precision": precision, "plugins": [environment]}
+    fabric = Fabric(devices=devices, num_nodes=nodes, **options)
     fabric.launch()
     return fabric
+
+
+def world() -> tuple[int, int]:
+    """Rank of this process, and the number of processes that train together."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def _groups(model: nn.Module, config: FitConfig) -> list[dict[str, Any]]:
@@ -241,7 +266,7 @@ def _steps(task: Task, config: FitConfig, state: _State) -> Iterator[tuple[int, 
         if config.patience and state.epoch - state.best_epoch >= config.patience:
             print(f"{task.name}: no better epoch in {config.patience}, stopped after {state.epoch}", file=sys.stderr)
             return
-        torch.manual_seed(config.seed * 1_000_003 + epoch)
+        torch.manual_seed(config.seed * 1_000_003 + epoch + (world()[0] << 32))  # processes drop other units out
         task.model.train()
         batches = iter(task.batches(epoch))
         batch = next(batches)
@@ -304,7 +329,9 @@ def _finish_epoch(
         state.epoch = epoch + 1
         for plugin in plugins:
             metrics.update(plugin.metrics())
-        state.history.append({"epoch": float(epoch + 1), "step": float(state.step), "train_loss": train_loss, **metrics})
+        state.history.append(
+            {"epoch": float(epoch + 1), "step": float(state.step), "train_loss": train_loss, **metrics}
+        )
         if metrics["loss"] < state.best_loss or not state.best_weights:
             state.best_loss, state.best_epoch = metrics["loss"], epoch + 1
             state.best_weights = {k: v.detach().cpu().clone() for k, v in task.model.state_dict().items()}

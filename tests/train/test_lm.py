@@ -131,7 +131,7 @@ def test_processes_share_the_batches(texts: LmTexts, monkeypatch: pytest.MonkeyP
     alone = [batch.inputs.tolist() for batch in task.batches(0)]
     shares = []
     for rank in range(2):
-        monkeypatch.setattr("mpq.train.lm._world", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr("mpq.train.lm.world", lambda rank=rank: (rank, 2))
         shares.append([batch.inputs.tolist() for batch in task.batches(0)])
         assert len(shares[-1]) == task.steps_per_epoch() == len(alone) // 2
     assert [batch for pair in zip(*shares, strict=True) for batch in pair] == alone[: len(alone) // 2 * 2]
