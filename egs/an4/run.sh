@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# an4: CMU's AN4, real speech of 84 people spelling and giving dates (--corpus-dir); about 15 minutes
+# an4: CMU's AN4, real speech of 84 people spelling and giving dates (--corpus-dir); about 8 minutes
 #
 # 948 training and 130 test utterances, 100 words. --corpus-dir is the folder that holds etc/ and wav/, with FLAC,
 # WAV, SPHERE (an4_sphere) or raw files (an4_raw). The same stages as mini, with language models over words.
@@ -15,6 +15,8 @@ recipe "$@"
 # shellcheck disable=SC2154  # set by stage.sh
 exp=$exp_dir corpus=$corpus_dir
 [ -d "$corpus/etc" ] || corpus=$corpus_dir/an4
+[ -f "$corpus/etc/an4_train.fileids" ] ||
+  option_die "--corpus-dir '$corpus_dir': has no etc/an4_train.fileids; give the folder of AN4 that holds etc/ and wav/"
 systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit
   lstm-{2,1}bit-rounded) # rounded and not trained any further: shows what quantized training is good for
 small=()

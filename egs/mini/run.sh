@@ -4,8 +4,8 @@
 # From nothing to a table of word error rate, size and significance of quantized language models:
 # speech is synthesized, an acoustic model trained, lattices decoded, an LSTM and a Transformer language model
 # trained, quantized to 8, 4, 2 and 1 bits, and used to rescore 100-best lists.
-# The result is in EXP_DIR/report.html and RESULTS.md (with --table lm in EXP_DIR/table-lm). The speech is synthetic: its error rates say how
-# systems compare on it, not how they would do on people.
+# The result is in EXP_DIR/report.html and RESULTS.md (with --table lm in EXP_DIR/table-lm). The speech is
+# synthetic: its error rates say how systems compare on it, not how they would do on people.
 set -euo pipefail
 # shellcheck source=utils/stage.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../utils/stage.sh"
