@@ -54,7 +54,8 @@ def write_report(exp: PathLike, report: Report) -> None:
         file.write(render_results(report))
     with atomic_write(root / "report.html") as file:
         file.write(render_html(report))
-    title = f"{report.title} (synthetic speech)" if report.synthetic else report.title
+    said = not report.synthetic or "synthetic" in report.title
+    title = report.title if said else f"{report.title} (synthetic speech)"
     size_wer_plot(root / "size_wer.png", size_wer(report.shown, report.test_set), title)
 
 
