@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# swbd: Switchboard, 300 hours of telephone talk; tests Hub5'00 and RT03; language models with Fisher (--corpus-dir ...)
+#
+# A CNN-TDNN-F trained by LF-MMI, n-gram models of Switchboard and Fisher mixed by EM, neural language models, quantized,
+# rescoring the tests; NIST's scoring by STM and GLM. Give --corpus-dir once for each folder that holds one of LDC97S62,
+# swb_ms98_transcriptions, LDC2002S09, LDC2002T43, LDC2007S10, LDC2004T19 and LDC2005T19, whatever it is named; what
+# lies where is found by content. The result is in EXP_DIR/report.html, RESULTS.md and hub5.txt (NIST's scores).
+set -euo pipefail
+# shellcheck source=utils/stage.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../utils/stage.sh"
+# shellcheck source=utils/stages.sh
+source "$stage_root/utils/stages.sh"
+
+partial=false
+option partial flag "a part of the corpora will do; what is missing is told, and left out"
+need_option corpus-dir "a folder that holds LDC97S62, Hub5'00 or another part; give the option for each"
+recipe "$@"
+# shellcheck disable=SC2154  # set by stage.sh
+exp=$exp_dir
+systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit lstm-{2,1}bit-rounded)
+corpus=() prune=1e-7 disk=50 memory=24
+for folder in "${corpus_dirs[@]}"; do corpus+=(--corpus-dir "$folder"); done
+[ "$partial" = false ] || corpus+=(--partial)
+if [ "$smoke" = true ]; then
+  corpus+=(--smoke) prune=1e-4 disk=1 memory=4 lms=(lstm) systems=(lstm-2bit)
+  small_am=(--fit.epochs 6 --fit.lr 0.003 --ctc_part 0.8 --max_frames 1000 --model.hidden 64 --model.bottleneck 16 --model.first_bottleneck 16
+    --model.channels "[8,8]" --model.height_strides "[2,2]" --model.strides "[1]" --model.prefinal 32)
+  small_lm=(--fit.epochs 1) small_dim=(--model.dim 64 --model.layers 1)
+fi
+
+if stage 0; then
+  step check -- mpq check --exp-dir "$exp" --disk-gb "$disk" --memory-gb "$memory"
+  step corpus -- mpq prepare swbd "${corpus[@]}" --check-only
+fi
+
+if stage 1; then
+  step prepare --out "$exp"/data/{train,dev,eval2000}/cuts.jsonl.gz "$exp/data/dictionary.txt" "$exp"/data/lm/{train,swbd,fisher,dev,test}.txt \
+    -- mpq prepare swbd "${corpus[@]}" --out "$exp/data" --nj "$nj"
+fi
+sets=(dev eval2000)
+[ ! -f "$exp/data/rt03/stm" ] || sets+=(rt03)
+
+if stage 2; then make_features 0.9,1.0,1.1 --n-mels 40; fi
+
+if stage 3; then
+  step ngram --in "$exp"/data/lm/{swbd,fisher,dev}.txt --out "$exp/ngram/mixed.arpa" -- mix_ngrams "$exp" swbd 4 "$prune"
+  step lang --in conf/lang.yaml "$exp/data/dictionary.txt" "$exp"/data/lm/{swbd,fisher}.txt "$exp"/data/{train,dev}/text "$exp/ngram/mixed.arpa" \
+    --out "$exp"/lang/{lexicon.txt,words.txt,lm.arpa,HLG.fst} \
+    -- mpq lang --config conf/lang.yaml --dictionary "$exp/data/dictionary.txt" cmudict --text "$exp"/data/lm/{swbd,fisher}.txt \
+      --transcripts "$exp"/data/{train,dev}/text --arpa "$exp/ngram/mixed.arpa" --out "$exp/lang"
+fi
+
+if stage 4; then train_acoustic_model; fi
+if stage 5; then decode_sets; fi
+if stage 6; then train_language_models "$exp/lang/words.txt"; fi
+if stage 8; then quantize_systems; fi
+if stage 9; then rescore_systems; fi
+
+# NIST's scores of the systems on the tests, also of Switchboard (sw), CallHome (en) and Fisher (fsh) alone, in
+# EXP/hub5.txt: hub5 EXP SYSTEMS SET...
+hub5() {
+  local exp=$1 system set out part parts subsets
+  for set in "${@:3}"; do
+    mapfile -t parts < <(sed '/^;;/d; s/_.*//' "$exp/data/$set/stm" | sort -u)
+    subsets=()
+    for part in "${parts[@]}"; do subsets+=(--subset "$part=${part}_"); done
+    for system in $2; do
+      out=$exp/rescore/$system/$set
+      mpq ctm --hyp "$exp/rescore/$system/hyp-$set.txt" --features "$exp/features/$set/cuts.jsonl.gz" --out "$out.ctm" >&2
+      mpq score --stm "$exp/data/$set/stm" --glm "$exp/data/$set/glm" --ctm "$out.ctm" "${subsets[@]}" | sed "s/^/$set $system /"
+    done
+  done > "$exp/hub5.txt.tmp"
+  mv "$exp/hub5.txt.tmp" "$exp/hub5.txt"
+  cat "$exp/hub5.txt"
+}
+
+if stage 10; then
+  report_results
+  names=(first-pass "${lms[@]}" "${systems[@]}") tests=("${sets[@]:1}")
+  [ "$smoke" = false ] || names=(first-pass)
+  inputs=("${tests[@]/#/$exp/data/}")
+  step hub5 --in "$exp"/rescore/*/hyp-*.txt "${inputs[@]/%//stm}" "${inputs[@]/%//glm}" --out "$exp/hub5.txt" -- hub5 "$exp" "${names[*]}" "${tests[@]}"
+fi
+finish

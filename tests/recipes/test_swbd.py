@@ -1,0 +1,50 @@
+"""The recipe swbd from SPHERE files to NIST's scores on a small corpus, and what it says of a broken one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mpq.io import read_nbest, read_text
+from tests.recipes.recipe_runs import Recipe, check_table, refuses
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+
+def corpus_words(folders: list[Path]) -> list[str]:
+    return [word for folder in folders for word in ("--corpus-dir", str(folder))]
+
+
+def test_smoke_run_ends_in_the_scores_of_the_evaluations(swbd_dirs: list[Path], tmp_path: Path) -> None:
+    recipe = Recipe("swbd", tmp_path / "exp", *corpus_words(swbd_dirs))
+    printed = recipe.finish()
+    check_table(recipe, ("dev", "eval2000", "rt03"), ["first-pass", "oracle", "lstm", "lstm-2bit"])
+    scores = (recipe.exp / "hub5.txt").read_text().splitlines()
+    subsets = {"eval2000": ("en", "sw", "%WER"), "rt03": ("fsh", "sw", "%WER")}
+    assert [line.split()[:3] for line in scores] == [[n, "first-pass", part] for n in subsets for part in subsets[n]]
+    assert scores[0] in printed
+    for name in subsets:
+        lists = list(read_nbest(recipe.exp / "decode" / name / "nbest.jsonl.gz"))
+        assert {nbest.utt for nbest in lists} == set(read_text(recipe.exp / "data" / name / "text"))
+    mixed = (recipe.exp / "ngram" / "mixed.arpa").read_text()
+    assert (recipe.exp / "lang" / "lm.arpa").read_text() == mixed and "ngram 4=" in mixed
+
+
+def test_a_broken_corpus_is_refused_before_anything_is_computed(swbd_dirs: list[Path], tmp_path: Path) -> None:
+    folders = [Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in swbd_dirs]
+    truncated = next(folders[0].rglob("sw02001.sph"))
+    truncated.write_bytes(truncated.read_bytes()[:5000])
+    stm = next(folders[4].rglob("fsh_60262.stm"))
+    stm.write_text("fsh_60262 1 speaker 5.0 x HELLO\n")
+    recipe = Recipe("swbd", tmp_path / "exp", *corpus_words(folders))
+    refuses(recipe, f"{truncated}: truncated: its header promises", f"{stm}:1: ")
+
+
+def test_it_must_be_said_where_the_corpus_is(tmp_path: Path) -> None:
+    recipe = Recipe("swbd", tmp_path / "exp")
+    recipe.env["MPQ_VENV"] = "/no/such/venv"  # told before the environment is made
+    failed = recipe.run()
+    assert failed.returncode == 2 and "--corpus-dir is needed: a folder that holds LDC97S62" in failed.stderr
+    assert not recipe.exp.exists()
