@@ -13,7 +13,7 @@ from tests.score.test_mapsswe import line as printed
 from tests.score.timed_cases import corpus, steps, write_glm_text
 
 
-@pytest.mark.parametrize(("seed", "with_rules"), [(1, True), (2, True), (3, True), (4, False)])
+@pytest.mark.parametrize(("seed", "with_rules"), [(1, True), (2, True), (3, False)])
 def test_every_alignment_is_hubscrs(sctk_bin: Path, tmp_path: Path, seed: int, with_rules: bool) -> None:
     segments, words, _ = corpus(seed)
     glm = write_glm_text(tmp_path / "rules.glm") if with_rules else None

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from mpq.cli.main import load
+from mpq.io import BadInput
 from mpq.score import TimedWord, align_segments, count, mapsswe_aligned, read_timed, total, write_ctm, write_stm
 from tests.score.timed_cases import corpus, write_glm_text
 
@@ -43,8 +45,6 @@ def test_subsets_and_total(sctk_bin: Path, files: Path, mpq_cli: MpqCli, tool: s
 def test_without_sctk_a_line_says_so(
     files: Path, mpq_cli: MpqCli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from mpq.cli.main import load
-
     monkeypatch.chdir(files)
     monkeypatch.setattr("mpq.score.sctk._PLACES", ())
     monkeypatch.setenv("PATH", str(files))
@@ -113,7 +113,9 @@ def test_text_by_sclite(sctk_bin: Path, tmp_path: Path, mpq_cli: MpqCli) -> None
         ((*INPUT, "--ctm", "ref.stm"), "ref.stm:1: "),
     ],
 )
-def test_wrong_options(files: Path, mpq_cli: MpqCli, words: tuple[str, ...], message: str) -> None:
-    done = mpq_cli("score", *words)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert message in done.stderr
+def test_wrong_options(files: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str) -> None:
+    monkeypatch.chdir(files)
+    command, parser = load("score")
+    with pytest.raises(BadInput) as caught:
+        command.run(parser.parse(words))
+    assert message in str(caught.value)
