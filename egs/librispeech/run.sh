@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # librispeech: LibriSpeech, 960 hours of read books (--corpus-dir), with the n-gram model and text of OpenSLR 11
 #
-# An acoustic model of 100, 460 or 960 hours (--train), first pass with the pruned trigram of OpenSLR 11, neural language
+# A Conformer trained by LF-MMI on 100, 460 or 960 hours (--train), first pass with the pruned trigram of OpenSLR 11, neural language
 # models of 800 million words, quantized, rescoring dev and test, clean and other. --corpus-dir is the folder that
 # holds train-clean-100 and so on; the files of OpenSLR 11 lie in it, in a folder in it, or in a second --corpus-dir.
 # The result is in EXP_DIR/report.html and RESULTS.md.
@@ -27,8 +27,8 @@ for folder in "${corpus_dirs[@]}"; do corpus+=(--corpus-dir "$folder"); done
 disk=$((8 + train / 10)) memory=16 # features and text; the graph of 200,000 words
 if [ "$smoke" = true ]; then
   corpus+=(--smoke) disk=1 memory=4 sets=(dev-clean test-clean) lms=(lstm) systems=(lstm-2bit)
-  small_am=(--fit.epochs 2 --max_frames 4000 --model.hidden 48 --model.bottleneck 16 --model.first_bottleneck 16
-    --model.channels "[4,8]" --model.height_strides "[2,2]" --model.strides "[1]" --model.prefinal 16)
+  small_am=(--fit.epochs 2 --max_frames 4000 --model.dim 16 --model.heads 2 --model.feed_forward 32 --model.layers 1
+    --model.channels 4)
   small_lm=(--fit.epochs 1) small_dim=(--model.dim 64 --model.layers 1)
 fi
 
