@@ -78,7 +78,12 @@ CONF
 stop() {
   local name pid
   [ -e "$dir/slurm.conf" ] || fail "nothing runs in $dir"
-  SLURM_CONF=$dir/slurm.conf scancel --quiet --state=PENDING,RUNNING --user=root 2> /dev/null || true
+  export SLURM_CONF=$dir/slurm.conf
+  scancel --quiet --user=root 2> /dev/null || true
+  for _ in $(seq 100); do # jobs end before those who end them do
+    [ -n "$(squeue -h 2> /dev/null)" ] || break
+    sleep 0.1
+  done
   for name in slurmd slurmctld munged; do
     pid=$(cat "$dir/$name.pid" 2> /dev/null) || continue
     kill "$pid" 2> /dev/null || continue
