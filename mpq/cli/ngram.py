@@ -8,7 +8,7 @@ Writes  an ARPA file: interpolated Kneser-Ney, entropy-pruned, of --text; or the
 
 Examples:
   mpq ngram --text exp/data/lm/train.txt --lm lm.arpa --order 3 --prune 1e-6 --ppl exp/data/lm/dev.txt
-  mpq ngram --interpolate swbd.arpa fisher.arpa --held-out exp/data/lm/dev.txt --lm lm.arpa --ppl exp/data/lm/dev.txt
+  mpq ngram --interpolate near.arpa large.arpa --held-out exp/data/lm/dev.txt --lm lm.arpa --ppl exp/data/lm/dev.txt
 """
 
 from __future__ import annotations
