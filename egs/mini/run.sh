@@ -22,10 +22,10 @@ recipe "$@"
 exp=$exp_dir
 systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit
   lstm-{2,1}bit-rounded) # rounded and not trained any further: shows what quantized training is good for
-small=() small_search=()
+small=() small_search=() small_lossless=()
 if [ "$smoke" = true ]; then
   small=(--smoke) small_am=(--fit.epochs 3 --max_frames 4000) small_lm=(--fit.epochs 1) small_dim=(--model.dim 128)
-  small_search=(--tokens 500 --hessian.max_probes 4 --nas.fit.epochs 1)
+  small_search=(--tokens 500 --hessian.max_probes 4 --nas.fit.epochs 1) small_lossless=(--max-perplexity-increase 1000000)
 fi
 
 if stage 0; then

@@ -2,7 +2,8 @@
 # The table of every method (./run.sh mini --table lm): its rows, and stages 7 to 10. Sourced by run.sh.
 # shellcheck disable=SC2154
 #
-# A row is LM-METHOD-BITS or LM-METHOD-BITS-seedN (trained with seed N more than the others'); METHOD is
+# A row is LM-METHOD-BITS, BITS an average or a ratio of file sizes (18x), or LM-METHOD-BITS-seedN (trained with seed N
+# more than the others'); METHOD is
 #   ste admm                   the same bits everywhere, trained by straight-through estimation or by ADMM
 #   kl hessian nas kl-node     bits by matrix (node: by row of a matrix) within an average; trained as mixed_train says
 #   random rule                the same with plans that know nothing of the model
@@ -15,11 +16,11 @@
 
 table_rows=()
 for lm in lstm transformer; do
-  table_rows+=("$lm" "$lm"-{ste,admm}-{8,4,3,2,1} "$lm"-{kl,hessian,nas,kl-node}-{4,3,2} "$lm"-{random,rule}-{3,2}
+  table_rows+=("$lm" "$lm"-{ste,admm}-{8,4,3,2,1} "$lm"-{kl,hessian,nas,kl-node}-{4,3,2} "$lm"-kl-node-{18,20,24}x "$lm"-{random,rule}-{3,2}
     "$lm"-lossless "$lm"-{ste,admm}-2-seed{1,2})
 done
 mixed_train=ste # or admm
-lossless_method=kl # or kl-node
+lossless_method=kl-node # or kl
 chosen_rows=()
 
 # --rows: sets chosen_rows, in the table's order. Called by parse_options.
@@ -92,7 +93,7 @@ row_search() {
 
 # Stage 7: what each method measures once for a model, then the plan of every row
 search_table_bits() {
-  local row name seen=" "
+  local row name budget seen=" "
   for row in "${chosen_rows[@]}"; do
     row_search "$row" || continue
     name=$row_lm-$row_method
@@ -104,8 +105,10 @@ search_table_bits() {
   run_jobs
   for row in "${chosen_rows[@]}"; do
     row_search "$row" && [ "$row_bits" != lossless ] || continue
+    budget=(--bits "$row_bits")
+    [[ $row_bits != *x ]] || budget=(--ratio "${row_bits%x}")
     job "$row" --threads 1 --in "$row_costs/costs.json" --out "$exp/table-lm/plan/$row.yaml" \
-      -- "${row_search[@]}" --bits "$row_bits" --out "$exp/table-lm/plan/$row.yaml"
+      -- "${row_search[@]}" "${budget[@]}" --out "$exp/table-lm/plan/$row.yaml"
   done
   run_jobs
 }
@@ -116,7 +119,7 @@ find_lossless() {
   row_search "$1"
   job "$1" --threads 1 --gpu 1 --in "$row_conf" conf/table/lossless.yaml "$train" "$row_costs/costs.json" "$exp"/data/lm/{train,dev}.txt "${sets_in[@]}" \
     --out "$2"/{model.mpq,lossless.yaml,seconds} \
-    -- timed "$2" "$2/tried/tried.jsonl" "${row_search[@]}" --config conf/table/lossless.yaml --lossless --out "$2" \
+    -- timed "$2" "$2/tried/tried.jsonl" "${row_search[@]}" --config conf/table/lossless.yaml --lossless --out "$2" "${small_lossless[@]}" \
       --train "$mixed_train" --quantize "$train" --quantize.fit.seed "$row_seed" "${small_lm[@]/#--/--quantize.}" \
       --nbest "${sets_in[0]}" --test-nbest "${sets_in[1]}" --ref "${sets_in[2]}" --test-ref "${sets_in[3]}"
 }
