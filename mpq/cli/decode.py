@@ -20,6 +20,12 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mpq.am import AcousticModel
+    from mpq.data.batches import FeatureSet
+    from mpq.fst.decoder import Decoder
+    from mpq.fst.units import Units
     from mpq.io import SymbolTable
     from mpq.lang.lexicon import Lexicon
 
@@ -36,24 +42,25 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--nj", type=int, default=2, help="number of processes")
     parser.add_argument("--adapt", type=Literal["none", "lhuc"], default="none", help="adapt to speakers, two passes")
+    parser.add_argument(
+        "--transcripts", type=str, metavar="FILE", help="Kaldi text that the model was trained on, for --adapt lhuc"
+    )
     parser.add_class_arguments(LhucConfig, "lhuc", help="with --adapt lhuc")
     parser.add_class_arguments(DecoderConfig)
 
 
 def run(args: Namespace) -> None:
     """Runs ``mpq decode``."""
-    import sys
     import time
 
     from mpq.am import load_am
-    from mpq.am.adapt import LhucConfig, adapt, check_speakers, load_logits, read_supervision, save_logits
     from mpq.am.decode import decode_set
     from mpq.am.model import check_features
     from mpq.data.batches import FeatureSet
     from mpq.fst.decoder import Decoder, DecoderConfig
     from mpq.fst.graph import GRAPH_NAME, load_graph
     from mpq.fst.units import read_units
-    from mpq.io import check_range, check_writable, hash_config, sha256_file, write_symbols_hash
+    from mpq.io import check_range, check_writable, sha256_file, write_symbols_hash
     from mpq.lang.arpa import read_arpa
     from mpq.quant import model_path
 
@@ -70,22 +77,47 @@ def run(args: Namespace) -> None:
     check_features(model, features)
     inputs = [model_path(args.am), args.features, *(lang / name for name in (GRAPH_NAME, "lm.arpa", "words.txt"))]
     key: list[object] = [config, [sha256_file(path) for path in inputs]]
-    lhuc = None
-    if args.adapt == "lhuc":
-        options = LhucConfig(**args.lhuc.as_dict())
-        check_speakers(features)
-        key.append(options)
-        lhuc = load_logits(out / "lhuc.safetensors", hash_config(key))
-        if lhuc is None:
-            first = decode_set(model, features, decoder, out / "first-pass", key, args.nj)
-            print(f"decode: first pass: {first}", file=sys.stderr)
-            supervision = read_supervision(out / "first-pass" / "nbest.jsonl.gz", lexicon, units, options)
-            lhuc = adapt(model, features, supervision, options, args.nj)
-            save_logits(out / "lhuc.safetensors", lhuc, hash_config(key))
+    lhuc = _adapt(args, key, model, features, decoder, lexicon, units) if args.adapt == "lhuc" else None
     summary = decode_set(model, features, decoder, out, key, args.nj, lhuc)
     write_symbols_hash(args.out, lang / "words.txt")
     seconds = time.monotonic() - started
     print(f"decode: {summary}, {seconds:.0f} s: {args.out}")
+
+
+def _adapt(
+    args: Namespace,
+    key: list[object],
+    model: AcousticModel,
+    features: FeatureSet,
+    decoder: Decoder,
+    lexicon: Lexicon,
+    units: Units,
+) -> dict[str, Tensor]:
+    """LHUC logits by speaker after a first pass; what they depend on is added to `key`."""
+    import sys
+
+    from mpq.am.adapt import LhucConfig, adapt, check_speakers, load_logits, read_supervision, save_logits
+    from mpq.am.decode import decode_set
+    from mpq.fst.fsa import ctc_graph
+    from mpq.io import BadInput, hash_config, read_text
+    from mpq.train.am import phone_model
+
+    options = LhucConfig(**args.lhuc.as_dict())
+    check_speakers(features)
+    if args.transcripts is None:
+        raise BadInput("--adapt lhuc needs --transcripts: the Kaldi text that the acoustic model was trained on")
+    texts = [" ".join(words) for words in read_text(args.transcripts).values()]
+    key += [options, texts]
+    path, first_pass = Path(args.out, "lhuc.safetensors"), Path(args.out, "first-pass")
+    logits = load_logits(path, hash_config(key))
+    if logits is None:
+        first = decode_set(model, features, decoder, first_pass, key, args.nj)
+        print(f"decode: first pass: {first}", file=sys.stderr)
+        phone_lm = phone_model(texts, lexicon, options.phone_order)
+        supervision = read_supervision(first_pass / "nbest.jsonl.gz", lexicon, units, phone_lm, options)
+        logits = adapt(model, features, supervision, ctc_graph(units.expand(phone_lm.fsa)), options, args.nj)
+        save_logits(path, logits, hash_config(key))
+    return logits
 
 
 def _read_words(lang: Path) -> tuple[Lexicon, SymbolTable]:

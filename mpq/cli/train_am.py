@@ -1,4 +1,4 @@
-"""Train an acoustic model: CNN-TDNN or CNN-TDNN-F, by CTC and then lattice-free MMI.
+"""Train an acoustic model: CNN-TDNN, CNN-TDNN-F or Conformer, by CTC and then lattice-free MMI.
 
 Reads   the features of `mpq features` (training and held-out; with i-vectors from `mpq ivector extract`), the
         lexicon, phones and units of `mpq lang`, a YAML file with the model and how to train it.
