@@ -1,6 +1,6 @@
 """CNN-TDNN-F acoustic model: convolutions over time and frequency, then factorized time-delay layers.
 
-The shape is that of Kaldi's `run_cnn_tdnn.sh` (egs/swbd/s5c/local/chain/tuning): six 3 by 3 convolutions at 100
+The shape is that of Kaldi's `run_cnn_tdnn.sh` for telephone speech: six 3 by 3 convolutions at 100
 frames a second, the last of which leaves 33, layers factorized into a semi-orthogonal matrix to a bottleneck and a
 free one back (Povey et al. 2018, "Semi-orthogonal low-rank matrix factorization for deep neural networks"), a
 prefinal layer, and an output. An i-vector comes in as further channels beside the features.

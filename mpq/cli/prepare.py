@@ -77,10 +77,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--partial", action="store_true", help="a part of the corpus will do; warn of what is missing")
     parser.add_argument("--smoke", action="store_true", help="a tiny version, to try the recipe")
     parser.add_argument("--hours", type=float, help="hours of training audio, where the corpus is generated")
-    parser.add_argument("--mic", type=str, help="microphone, where there are several: ihm, sdm or mdm (ami)")
-    parser.add_argument(
-        "--train", type=str, help="training parts, where there are several: 100, 460 or 960 (librispeech)"
-    )
+    parser.add_argument("--mic", type=str, help="microphone, where there are several: ihm, sdm or mdm")
+    parser.add_argument("--train", type=str, help="hours of the training parts, where there are several: 100, 460, 960")
     parser.add_argument("--nj", type=int, default=2, help="number of processes")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything drawn at random")
 
