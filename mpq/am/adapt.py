@@ -3,7 +3,7 @@
 Learning hidden unit contributions (Swietojanski and Renals 2014; Swietojanski, Li and Renals 2016): each speaker has
 an amplitude `2 sigmoid(r)` for every hidden unit, and r alone is learned, from r = 0. The criterion is
 lattice-free MMI, as in training: by CTC, the numerator alone, an LF-MMI model forgets what the denominator is for (on
-AN4's dev set the word error rate rose from 11.3 to 14.9 %). Its numerator is the first pass's n-best list as a whole,
+a small dev set the word error rate rose from 11.3 to 14.9 %). Its numerator is the first pass's n-best list as a whole,
 each hypothesis weighted by its language model score, so that words the first pass was unsure of pull less (Klejch et
 al. 2019, "Lattice-based unsupervised test-time adaptation of neural network acoustic models").
 """
