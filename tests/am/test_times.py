@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_words_are_aligned_within_their_segments(folder: Path, capsys: pytest.Ca
     for of_utt, start, end in ((words[:2], 0.5, 2.0), (words[2:5], 4.0, 6.5), (words[5:], 7.0, 7.51)):
         times = [time for item in of_utt for time in (item.start, item.start + item.duration)]
         assert start <= times[0] and times[-1] <= end + 0.03
-        assert all(after >= before - 1e-9 for before, after in zip(times, times[1:], strict=False))
+        assert all(after >= before - 1e-9 for before, after in itertools.pairwise(times))
         assert all(item.duration > 0 for item in of_utt)
     said = capsys.readouterr()
     assert "utterance u4: shorter than its words" in said.err
