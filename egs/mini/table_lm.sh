@@ -190,5 +190,5 @@ report_table() {
   step table-results --in "$out/rows.jsonl" "$exp"/data/{dev,test}/text "$exp"/rescore/*/hyp-*.txt "$out"/rescore/*/hyp-*.txt --out "$out/results.jsonl" \
     -- mpq results "$exp" --systems "$out" --rows "$out/rows.jsonl" --seed "$seed"
   step table-report --in "$out/results.jsonl" conf/table_lm.yaml --out "$out"/{RESULTS.md,report.html,size_wer.png} \
-    -- report "$out" conf/table_lm.yaml
+    -- report "$out" conf/table_lm.yaml "$smoke"
 }
