@@ -1,8 +1,8 @@
 """Train an i-vector extractor, or extract online i-vectors, which tell acoustic models about speaker and channel.
 
-train    reads features of `mpq features` (--features) and writes the extractor, a model file (--out FILE).
-extract  reads an extractor (--extractor) and features, and writes OUT/cuts.jsonl.gz, the same cuts with i-vectors, one
-         every 10 frames, and OUT/ivectors.lca, their storage. `mpq train-am` and `mpq decode` take the manifest.
+Reads   features of `mpq features` (--features); to extract also an extractor (--extractor).
+Writes  train: the extractor, a model file (--out FILE); extract: OUT/cuts.jsonl.gz, the same cuts with i-vectors, one
+        every 10 frames, and OUT/ivectors.lca, their storage. `mpq train-am` and `mpq decode` take the manifest.
 
 An i-vector knows what was heard of the speaker so far, in --history utterances at most (0: all of them, in the order
 of the manifest). Training features want --history 2, as Kaldi does it, so that the model meets poor estimates too.

@@ -10,7 +10,7 @@ import kaldi_native_fbank
 import numpy as np
 import pytest
 import torch
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser
 from lhotse import CutSet, load_manifest
 
 import mpq.data.features as features_module
@@ -162,8 +162,10 @@ def test_bad_speeds(text: str) -> None:
 
 def test_command_refuses_bad_options(tmp_path: Path, cuts_path: Path) -> None:
     def run(**options: object) -> None:
-        defaults = {"cuts": None, "data": None, "out": str(tmp_path / "g"), "speed": "1.0", "n_mels": 80, "nj": 1}
-        command.run(Namespace(**{**defaults, **options}))
+        parser = ArgumentParser()
+        command.add_arguments(parser)
+        words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        command.run(parser.parse_args(["--out", str(tmp_path / "g"), "--nj", "1", *words]))
 
     for options, expected in (
         ({"cuts": str(tmp_path / "nothing.jsonl.gz")}, "nothing.jsonl.gz: no such file"),
@@ -202,7 +204,7 @@ def test_telephone_speech(tmp_path: Path) -> None:
     features = loaded(tmp_path / "f" / "cuts.jsonl.gz")
     assert features["a"].shape == (100, 40) and features["a_sp0.9"].shape == (111, 40)
     means = features["a"].mean(axis=0)
-    assert np.isfinite(means).all() and means.min() > 5  # in each filter more than nothing
+    assert np.isfinite(means).all() and means.min() > -10  # an empty filter holds -23.0, the logarithm of the floor
 
 
 def test_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, cuts_path: Path, mpq_cli) -> None:  # type: ignore[no-untyped-def]

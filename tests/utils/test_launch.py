@@ -110,8 +110,11 @@ def test_a_waiting_job_says_why_and_a_cancelled_one_that_it_was(tmp_path: Path) 
 def test_a_running_job_that_is_killed(tmp_path: Path) -> None:
     job = Job(tmp_path)
     job.expect("started")
-    assert job.cancel() == 1
-    assert f"job {job.number} was ended by SLURM (CANCELLED) and left no result" in job.lines[-1]
+    says = {  # SLURM's signal reaches the command and what runs it; either may be first to end
+        1: f"job {job.number} was ended by SLURM (CANCELLED) and left no result",
+        143: f"job {job.number}: signal 15 ended its command (cancelled, out of time or memory?)",
+    }
+    assert says[job.cancel()] in job.lines[-1]
 
 
 @pytest.mark.slow
@@ -125,7 +128,7 @@ def test_a_job_waits_while_its_node_is_down(tmp_path: Path) -> None:
     subprocess.run([*update, "state=down", "reason=test"], check=True)
     try:
         job.expect(f"job {job.number} waits: ")
-        assert job.cancel() == 1
+        assert job.cancel() in (1, 143)
     finally:
         subprocess.run([*update, "state=resume"])
 
