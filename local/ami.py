@@ -24,7 +24,7 @@ import soundfile
 from local.check import Checks, need_folders, shorten
 from local.fisher import check_fisher, find_fisher, read_fisher
 from local.nxt import Annotations, Speaker, split_sentences
-from mpq.data.manifests import Spoken, measure_audio, write_lines, write_manifests
+from mpq.data.manifests import Spoken, describe_part, measure_audio, write_lines, write_manifests
 from mpq.io import BadInput, progress
 from mpq.score.stm import StmSegment, write_stm
 
@@ -307,10 +307,9 @@ def _stm_segment(item: Spoken) -> StmSegment:
 
 
 def _summary(corpus: Corpus) -> str:
-    said = []
-    for part, items in corpus.parts.items():
-        hours = sum((item.end or 0.0) - item.start for item in items) / 3600
-        words, speakers = sum(len(item.text.split()) for item in items), len({item.speaker for item in items})
-        said.append(f"{part} {len(items)} utterances, {hours:.2f} h, {words} words, {speakers} speakers")
+    said = [
+        describe_part(part, items, sum((item.end or 0.0) - item.start for item in items))
+        for part, items in corpus.parts.items()
+    ]
     notes = [f"{count} {what}" for what, count in sorted(corpus.notes.items())]
     return "; ".join(said + notes)

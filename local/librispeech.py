@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from local.check import Checks, need_folders, shorten
-from mpq.data.manifests import Spoken, measure_audio, write_lines, write_manifests
+from mpq.data.manifests import Spoken, describe_part, measure_audio, write_lines, write_manifests
 from mpq.io import BadInput, atomic_path, atomic_write, open_text, progress, read_lines
 
 RATE = 16000
@@ -245,12 +245,10 @@ def prepare(
 
 
 def _summary(corpus: Corpus) -> str:
-    said = []
-    for part, items in corpus.parts.items():
-        hours = sum(corpus.frames[item.audio] for item in items) / RATE / 3600
-        words, speakers = sum(len(item.text.split()) for item in items), len({item.speaker for item in items})
-        said.append(f"{part} {len(items)} utterances, {hours:.2f} h, {words} words, {speakers} speakers")
-    return "; ".join(said)
+    return "; ".join(
+        describe_part(part, items, sum(corpus.frames[item.audio] for item in items) / RATE)
+        for part, items in corpus.parts.items()
+    )
 
 
 def _write_texts(corpus: Corpus, out: Path, limit: int | None) -> int:

@@ -23,7 +23,7 @@ from local.hub5 import read_segments, spoken, write_references
 from local.swbd_parts import Parts, find_parts, read_speakers
 from local.swbd_text import Speller, read_ms98_dictionary, reference_words
 from mpq.data.audio import inspect_audio, raise_problems, write_flac
-from mpq.data.manifests import Spoken, write_lines, write_manifests
+from mpq.data.manifests import Spoken, describe_part, write_lines, write_manifests
 from mpq.data.parallel import map_processes
 from mpq.data.sphere import inspect_sphere, read_sphere_channels
 from mpq.io import BadInput, atomic_write, progress, read_lines
@@ -263,9 +263,7 @@ def _spoken(turn: Turn, speakers: Mapping[str, str], files: Mapping[str, Path], 
 
 def _write_part(folder: Path, items: Sequence[Spoken]) -> str:
     cuts = write_manifests(folder, items, RATE)
-    hours, words = sum(cut.duration for cut in cuts) / 3600, sum(len(item.text.split()) for item in items)
-    speakers = len({item.speaker for item in items})
-    return f"{folder.name} {len(items)} utterances, {hours:.2f} h, {words} words, {speakers} speakers"
+    return describe_part(folder.name, items, sum(cut.duration for cut in cuts))
 
 
 def _write_texts(corpus: Corpus, train: Sequence[Turn], dev: Sequence[Turn], out: Path) -> str:

@@ -12,6 +12,21 @@
 sets=(dev test) lms=(lstm transformer) systems=()
 small_am=() small_lm=() small_dim=()
 
+# What `mpq prepare` is told of a corpus that the user has: sets corpus_options, by $partial too: given_corpus [OPTION...]
+given_corpus() {
+  local folder
+  corpus_options=("$@")
+  for folder in "${corpus_dirs[@]}"; do corpus_options+=(--corpus-dir "$folder"); done
+  [ "$partial" = false ] || corpus_options+=(--partial)
+  [ "$smoke" = false ] || corpus_options+=(--smoke)
+}
+
+# Stage 0, of such a corpus: check_corpus NAME DISK_GB MEMORY_GB
+check_corpus() {
+  step check -- mpq check --exp-dir "$exp" --disk-gb "$2" --memory-gb "$3"
+  step corpus -- mpq prepare "$1" "${corpus_options[@]}" --check-only
+}
+
 # Stage 2, log-mel features of train and all sets: make_features SPEEDS [further options of mpq features]
 make_features() {
   local all=(train "${sets[@]}") names

@@ -20,25 +20,20 @@ recipe "$@"
 exp=$exp_dir
 sets=(dev eval)
 systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit lstm-{2,1}bit-rounded)
-corpus=(--mic "$mic" --nj "$nj")
-for folder in "${corpus_dirs[@]}"; do corpus+=(--corpus-dir "$folder"); done
-[ "$partial" = false ] || corpus+=(--partial)
+given_corpus --mic "$mic" --nj "$nj"
 disk=20 memory=8 prune=1e-7
 if [ "$smoke" = true ]; then
-  corpus+=(--smoke) prune=1e-5 disk=1 memory=4 lms=(lstm) systems=(lstm-2bit)
+  prune=1e-5 disk=1 memory=4 lms=(lstm) systems=(lstm-2bit)
   small_am=(--fit.epochs 2 --max_frames 4000 --model.hidden 48 --model.bottleneck 16 --model.first_bottleneck 16
     --model.channels "[4,8]" --model.height_strides "[2,2]" --model.strides "[1]" --model.prefinal 16)
   small_lm=(--fit.epochs 1) small_dim=(--model.dim 64 --model.layers 1)
 fi
 
-if stage 0; then
-  step check -- mpq check --exp-dir "$exp" --disk-gb "$disk" --memory-gb "$memory"
-  step corpus -- mpq prepare ami "${corpus[@]}" --check-only
-fi
+if stage 0; then check_corpus ami "$disk" "$memory"; fi
 
 if stage 1; then
   step prepare --out "$exp"/data/{train,dev,eval}/cuts.jsonl.gz "$exp"/data/{dev,eval}/stm "$exp"/data/lm/{train,ami,fisher,dev,eval}.txt \
-    -- mpq prepare ami "${corpus[@]}" --out "$exp/data"
+    -- mpq prepare ami "${corpus_options[@]}" --out "$exp/data"
 fi
 
 if stage 2; then make_features 0.9,1.0,1.1; fi

@@ -21,27 +21,22 @@ exp=$exp_dir
 # weights are tuned on dev-clean, for all sets
 sets=(dev-clean dev-other test-clean test-other)
 systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit lstm-{2,1}bit-rounded)
-corpus=(--train "$train" --nj "$nj")
-for folder in "${corpus_dirs[@]}"; do corpus+=(--corpus-dir "$folder"); done
-[ "$partial" = false ] || corpus+=(--partial)
+given_corpus --train "$train" --nj "$nj"
 disk=$((8 + train / 10)) memory=16 # features and text; the graph of 200,000 words
 if [ "$smoke" = true ]; then
-  corpus+=(--smoke) disk=1 memory=4 sets=(dev-clean test-clean) lms=(lstm) systems=(lstm-2bit)
+  disk=1 memory=4 sets=(dev-clean test-clean) lms=(lstm) systems=(lstm-2bit)
   small_am=(--fit.epochs 2 --max_frames 4000 --model.dim 16 --model.heads 2 --model.feed_forward 32 --model.layers 1
     --model.channels 4)
   small_lm=(--fit.epochs 1) small_dim=(--model.dim 64 --model.layers 1)
 fi
 
-if stage 0; then
-  step check -- mpq check --exp-dir "$exp" --disk-gb "$disk" --memory-gb "$memory"
-  step corpus -- mpq prepare librispeech "${corpus[@]}" --check-only
-fi
+if stage 0; then check_corpus librispeech "$disk" "$memory"; fi
 
 if stage 1; then
   names=(train dev-clean dev-other test-clean test-other)
   names=("${names[@]/%//cuts.jsonl.gz}")
   step prepare --out "${names[@]/#/$exp/data/}" "$exp"/data/lm/{train.txt,dev.txt,test.txt,transcripts.txt,lexicon.txt,3-gram.arpa} \
-    -- mpq prepare librispeech "${corpus[@]}" --out "$exp/data"
+    -- mpq prepare librispeech "${corpus_options[@]}" --out "$exp/data"
 fi
 
 if stage 2; then make_features 0.9,1.0,1.1; fi

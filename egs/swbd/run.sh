@@ -18,24 +18,21 @@ recipe "$@"
 # shellcheck disable=SC2154  # set by stage.sh
 exp=$exp_dir
 systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit lstm-{2,1}bit-rounded)
-corpus=() prune=1e-7 disk=50 memory=24
-for folder in "${corpus_dirs[@]}"; do corpus+=(--corpus-dir "$folder"); done
-[ "$partial" = false ] || corpus+=(--partial)
+# shellcheck disable=SC2119  # it has no options of its own
+given_corpus
+prune=1e-7 disk=50 memory=24
 if [ "$smoke" = true ]; then
-  corpus+=(--smoke) prune=1e-4 disk=1 memory=4 lms=(lstm) systems=(lstm-2bit)
+  prune=1e-4 disk=1 memory=4 lms=(lstm) systems=(lstm-2bit)
   small_am=(--fit.epochs 6 --fit.lr 0.003 --ctc_part 0.8 --max_frames 1000 --model.hidden 64 --model.bottleneck 16 --model.first_bottleneck 16
     --model.channels "[8,8]" --model.height_strides "[2,2]" --model.strides "[1]" --model.prefinal 32)
   small_lm=(--fit.epochs 1) small_dim=(--model.dim 64 --model.layers 1)
 fi
 
-if stage 0; then
-  step check -- mpq check --exp-dir "$exp" --disk-gb "$disk" --memory-gb "$memory"
-  step corpus -- mpq prepare swbd "${corpus[@]}" --check-only
-fi
+if stage 0; then check_corpus swbd "$disk" "$memory"; fi
 
 if stage 1; then
   step prepare --out "$exp"/data/{train,dev,eval2000}/cuts.jsonl.gz "$exp/data/dictionary.txt" "$exp"/data/lm/{train,swbd,fisher,dev,test}.txt \
-    -- mpq prepare swbd "${corpus[@]}" --out "$exp/data" --nj "$nj"
+    -- mpq prepare swbd "${corpus_options[@]}" --out "$exp/data" --nj "$nj"
 fi
 sets=(dev eval2000)
 [ ! -f "$exp/data/rt03/stm" ] || sets+=(rt03)

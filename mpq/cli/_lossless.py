@@ -118,20 +118,17 @@ def _plans(ratios: list[float], plan_of_ratio: Callable[[float], BitPlan]) -> di
 
 
 def _search(args: Namespace, lm: LoadedLm) -> LosslessSearch:
+    from mpq.cli._options import quant_train_config
     from mpq.io import sha256_file
     from mpq.quant import model_path
     from mpq.rescore.lossless import LosslessSearch
-    from mpq.train.admm import AdmmConfig
-    from mpq.train.lm import LmTexts, QuantTrainConfig
-    from mpq.train.loop import FitConfig
+    from mpq.train.lm import LmTexts
 
-    options = {name: args.quantize[name] for name in QuantTrainConfig.__dataclass_fields__}
-    options |= {"fit": FitConfig(**options["fit"].as_dict()), "admm": AdmmConfig(**options["admm"].as_dict())}
     texts = LmTexts.open(args.text, args.dev, lm.tokenizer, args.cache or Path(args.dev).parent / "units")
     dev = _lists(args.nbest, args.ref)
     folder = Path(args.out) / "tried"
     key = sha256_file(model_path(args.model))
-    return LosslessSearch(lm, texts, dev, QuantTrainConfig(**options), args.train, folder, key)
+    return LosslessSearch(lm, texts, dev, quant_train_config(args.quantize), args.train, folder, key)
 
 
 def _lists(nbest: str, ref: str) -> Lists:

@@ -1,12 +1,17 @@
-"""Options of one of several kinds: `{kind: NAME, option: value, ...}` as an object of that kind's dataclass."""
+"""Options as objects of dataclasses: those of quantized training, and `{kind: NAME, option: value, ...}` by kind."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from jsonargparse import Namespace
 
 from mpq.cli._parser import Parser, did_you_mean
 from mpq.io import BadInput
+
+if TYPE_CHECKING:
+    from mpq.train.lm import QuantTrainConfig
 
 Config = TypeVar("Config")
 
@@ -44,3 +49,14 @@ def make_options(name: str, given: Mapping[str, Any], kinds: Mapping[str, type[C
     parser.add_class_arguments(kinds[chosen])
     values = parser.parse_object({key: value for key, value in given.items() if key != kind})
     return kinds[chosen](**values.as_dict())
+
+
+def quant_train_config(args: Namespace) -> QuantTrainConfig:
+    """The options of quantized training; `args` may hold others besides."""
+    from mpq.train.admm import AdmmConfig
+    from mpq.train.lm import QuantTrainConfig
+    from mpq.train.loop import FitConfig
+
+    options = {name: args[name] for name in QuantTrainConfig.__dataclass_fields__}
+    parts = {"fit": FitConfig(**args.fit.as_dict()), "admm": AdmmConfig(**args.admm.as_dict())}
+    return QuantTrainConfig(**{**options, **parts})

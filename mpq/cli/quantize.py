@@ -51,12 +51,12 @@ def run(args: Namespace) -> None:
     from pathlib import Path
 
     from mpq.io import check_writable
-    from mpq.lm import load_lm, perplexity, save_lm
+    from mpq.lm import load_float_lm, load_lm, perplexity, save_lm
     from mpq.quant import model_path, quantize_model
     from mpq.train.lm import LmTexts
 
     check_writable(args.out, [model_path(args.model), args.plan, args.text, args.dev])
-    lm = load_lm(args.model, args.tokenizer)
+    lm = load_float_lm(args.model, args.tokenizer)
     plan = _plan(args, lm)
     texts = None
     if args.dev:
@@ -80,8 +80,6 @@ def _plan(args: Namespace, lm: LoadedLm) -> BitPlan:
     from mpq.io import BadInput
     from mpq.quant import quantizable, read_plan, uniform_plan
 
-    if set(lm.plan.bits.values()) != {32}:
-        raise BadInput(f"{args.model}: is quantized already; give the float model that mpq train-lm wrote")
     if (args.bits is None) == (args.plan is None):
         raise BadInput("give the bits of the weights by --bits or by --plan, one of the two")
     if args.plan is None:
@@ -95,16 +93,13 @@ def _plan(args: Namespace, lm: LoadedLm) -> BitPlan:
 
 def _train(args: Namespace, lm: LoadedLm, plan: BitPlan, texts: LmTexts | None) -> LanguageModel:
     """Straight-through training, or ADMM."""
+    from mpq.cli._options import quant_train_config
     from mpq.io import BadInput, sha256_file
     from mpq.quant import model_path
-    from mpq.train.admm import AdmmConfig
-    from mpq.train.lm import QuantTrainConfig, train_quantized_lm
-    from mpq.train.loop import FitConfig
+    from mpq.train.lm import train_quantized_lm
 
     if texts is None or not args.text:
         raise BadInput(f"--train {args.train} needs the training text (--text) and the held-out text (--dev)")
-    admm = AdmmConfig(**args.admm.as_dict())
-    options = {name: args[name] for name in QuantTrainConfig.__dataclass_fields__}
-    config = QuantTrainConfig(**{**options, "fit": FitConfig(**args.fit.as_dict()), "admm": admm})
+    config = quant_train_config(args)
     key = sha256_file(model_path(args.model))
     return train_quantized_lm(lm, plan, config, texts, f"{args.out}.train", key, args.train)[0]

@@ -125,7 +125,7 @@ def _check(args: Namespace) -> None:
 def _load(args: Namespace) -> tuple[LoadedLm, Grid]:
     """The float model, and what is searched."""
     from mpq.io import BadInput
-    from mpq.lm import load_lm
+    from mpq.lm import load_float_lm
     from mpq.quant import quantizable
     from mpq.search import Grid, read_candidates, uniform_plan_within
 
@@ -134,9 +134,7 @@ def _load(args: Namespace) -> tuple[LoadedLm, Grid]:
     fewest = grid.candidates[0]
     if args.bits is not None and args.bits < fewest:
         raise BadInput(f"--bits: {args.bits:g} cannot be met: the fewest of --candidates are {fewest}")
-    lm = load_lm(args.model, args.tokenizer)
-    if set(lm.plan.bits.values()) != {32}:
-        raise BadInput(f"{args.model}: is quantized already; give the float model that mpq train-lm wrote")
+    lm = load_float_lm(args.model, args.tokenizer)
     shapes = quantizable(lm.model)
     uniform_plan_within(shapes, grid, fewest).check(shapes, "--scale")
     return lm, grid

@@ -84,6 +84,12 @@ def write_manifests(
     return CutSet.from_cuts(cuts)
 
 
+def describe_part(name: str, utterances: Sequence[Spoken], seconds: float) -> str:
+    """Size of a part of a corpus, for a summary line."""
+    words, speakers = sum(len(item.text.split()) for item in utterances), len({item.speaker for item in utterances})
+    return f"{name} {len(utterances)} utterances, {seconds / 3600:.2f} h, {words} words, {speakers} speakers"
+
+
 def measure_audio(utterances: Iterable[Spoken], rate: int, nj: int = 1) -> tuple[dict[Path, int], list[str]]:
     """Opens every file once, `nj` at a time.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mpq.lm.files import LoadedLm, load_lm, save_lm
+from mpq.lm.files import LoadedLm, load_float_lm, load_lm, save_lm
 from mpq.lm.model import LanguageModel, LmConfig, LstmLm, TransformerLm, build_lm
 from mpq.lm.ppl import Perplexity, max_tokens, perplexity
 
@@ -14,6 +14,7 @@ __all__ = [
     "Perplexity",
     "TransformerLm",
     "build_lm",
+    "load_float_lm",
     "load_lm",
     "max_tokens",
     "perplexity",

@@ -13,6 +13,7 @@ from mpq.io import BadInput, PathLike
 from mpq.io.files import atomic_path
 from mpq.lm.model import ARCHITECTURES, LanguageModel, LmConfig, build_lm
 from mpq.quant import BitPlan, load_weights_into, model_path, read_model_file, save_model, uniform_plan, without_numbers
+from mpq.quant.plan import FLOAT_BITS
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,18 @@ def save_lm(
     copy_tokenizer(tokenizer, path)
     plan = plan or uniform_plan(model, 32)
     save_model(path, model, model.config.arch, asdict(model.config), plan, tokenizer.hash, extra)
+
+
+def load_float_lm(path: PathLike, tokenizer: PathLike | None = None) -> LoadedLm:
+    """`load_lm` of a model that is to be compressed.
+
+    Raises:
+        BadInput: it is quantized already, or as `load_lm`.
+    """
+    lm = load_lm(path, tokenizer)
+    if set(lm.plan.bits.values()) != {FLOAT_BITS}:
+        raise BadInput(f"{path}: is quantized already; give the float model that mpq train-lm wrote")
+    return lm
 
 
 def copy_tokenizer(tokenizer: Tokenizer, path: PathLike) -> None:

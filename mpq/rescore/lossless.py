@@ -197,12 +197,15 @@ class LosslessSearch:
 
     def model_path(self, trial: Trial) -> Path:
         """Where its model is, the plan beside it."""
-        return self.folder / f"{trial.asked:g}" / "model.mpq"
+        return self._path(trial.asked)
+
+    def _path(self, asked: float) -> Path:
+        return self.folder / f"{asked:g}" / "model.mpq"
 
     def _try(self, asked: float, plan: BitPlan, key: str) -> Trial:
         """Trains, packs and rescores; killed, it goes on from the training's last checkpoint."""
         began = time.monotonic()
-        path = self.folder / f"{asked:g}" / "model.mpq"
+        path = self._path(asked)
         model, _ = train_quantized_lm(
             self.lm, plan, self.config, self.texts, f"{path}.train", self.key, method=self.train
         )

@@ -9,15 +9,12 @@ import torch
 
 from mpq.am.tdnn import Tdnn, TdnnConfig
 from mpq.io import BadInput
+from tests.am.settle import settled
 
 
 def make() -> Tdnn:
     torch.manual_seed(1)
-    model = Tdnn(TdnnConfig(hidden=32, dilations=[1, 3], channels=(4, 8)), n_outputs=11)
-    model.train()
-    for _ in range(3):  # so that the running statistics of the norms are not trivial
-        model(torch.randn(4, 60, 80), torch.tensor([60, 50, 40, 30]))
-    return model.eval()
+    return settled(Tdnn(TdnnConfig(hidden=32, dilations=[1, 3], channels=(4, 8)), n_outputs=11))
 
 
 def test_shapes_and_normalization() -> None:

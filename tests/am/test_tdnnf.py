@@ -12,6 +12,7 @@ from mpq.am import Tdnnf, TdnnfConfig
 from mpq.io import BadInput
 from mpq.train.loop import FitConfig, fit
 from mpq.train.orthonormal import SemiOrthogonal, constrain
+from tests.am.settle import settled
 
 SMALL: dict[str, Any] = {
     "feature_dim": 16,
@@ -27,12 +28,7 @@ SMALL: dict[str, Any] = {
 
 def make(**options: Any) -> Tdnnf:
     torch.manual_seed(1)
-    model = Tdnnf(TdnnfConfig(**{**SMALL, **options}), n_outputs=7)
-    ivectors = torch.randn(4, 6, model.ivector_dim) if model.ivector_dim else None
-    model.train()
-    for _ in range(3):  # so that the running statistics of the norms are not trivial
-        model(torch.randn(4, 60, 16), torch.tensor([60, 50, 40, 30]), ivectors)
-    return model.eval()
+    return settled(Tdnnf(TdnnfConfig(**{**SMALL, **options}), n_outputs=7))
 
 
 def test_kaldis_shape_by_default() -> None:
