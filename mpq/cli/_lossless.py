@@ -121,11 +121,13 @@ def _search(args: Namespace, lm: LoadedLm) -> LosslessSearch:
     from mpq.cli._options import quant_train_config
     from mpq.io import sha256_file
     from mpq.quant import model_path
+    from mpq.rescore import check_units
     from mpq.rescore.lossless import LosslessSearch
     from mpq.train.lm import LmTexts
 
     texts = LmTexts.open(args.text, args.dev, lm.tokenizer, args.cache or Path(args.dev).parent / "units")
     dev = _lists(args.nbest, args.ref)
+    check_units(lm.tokenizer, dev.nbests)
     folder = Path(args.out) / "tried"
     key = sha256_file(model_path(args.model))
     return LosslessSearch(lm, texts, dev, quant_train_config(args.quantize), args.train, folder, key)
@@ -134,12 +136,14 @@ def _search(args: Namespace, lm: LoadedLm) -> LosslessSearch:
 def _lists(nbest: str, ref: str) -> Lists:
     """N-best lists and their reference."""
     from mpq.io import BadInput, read_nbest, read_text, sha256_file
+    from mpq.rescore import check_refs
     from mpq.rescore.lossless import Lists
 
-    lists = list(read_nbest(nbest))
+    lists, refs = list(read_nbest(nbest)), read_text(ref)
     if not lists:
         raise BadInput(f"{nbest}: holds no n-best lists; expected at least one")
-    return Lists(lists, read_text(ref), sha256_file(nbest) + sha256_file(ref))
+    check_refs(lists, refs, nbest, ref)
+    return Lists(lists, refs, sha256_file(nbest) + sha256_file(ref))
 
 
 def _test(args: Namespace, search: LosslessSearch, trial: Trial) -> Comparison | None:

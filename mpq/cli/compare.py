@@ -63,10 +63,11 @@ def run(args: Namespace) -> None:
 def align_text(reference: str, path: str) -> list[list[Pair]]:
     """Alignments of a hypothesis, in the order of the reference."""
     from mpq.io import read_text
-    from mpq.score import align_all, check_ids
+    from mpq.score import align_all, check_ids, warn_writing
 
     ref, hyp = read_text(reference), read_text(path)
     check_ids(ref, hyp, reference, path)
+    warn_writing(ref, hyp, reference, path)
     return list(align_all(ref, hyp).values())
 
 

@@ -94,12 +94,26 @@ def _rescore_lists(args: Namespace) -> None:
 def _scored(args: Namespace, nbests: list[NBest]) -> tuple[list[NBest], Weights, str]:
     """The lists with the model's scores, the weights, and what tuning found."""
     from mpq.io import read_text
-    from mpq.rescore import Budget, Scoring, add_lm_scores, carry_over, oracle, read_recordings, tune
+    from mpq.rescore import (
+        Budget,
+        Scoring,
+        add_lm_scores,
+        carry_over,
+        check_refs,
+        check_units,
+        oracle,
+        read_recordings,
+        tune,
+    )
 
     scoring = Scoring(Budget.of_mb(args.batch_mb), args.merge_order)
     places = read_recordings(args.carry_over) if args.carry_over else {}
     refs = read_text(args.tune) if args.tune else {}
+    if args.tune:
+        check_refs(nbests, refs, args.nbest, args.tune)
     lm = _load(args) if args.lm else None
+    if lm:
+        check_units(lm.tokenizer, nbests)
     if lm and not (args.carry_over and not args.tune):
         nbests = list(add_lm_scores(lm.model, lm.tokenizer, nbests, scoring))
     weights = tune(nbests, refs).weights if args.tune else _weights(args)

@@ -104,10 +104,11 @@ def check_options(args: Namespace) -> None:
 def score_text(args: Namespace) -> Rows:
     """Scores Kaldi texts."""
     from mpq.io import read_text
-    from mpq.score import align_all, bootstrap_interval, check_ids, count, run_sclite, total
+    from mpq.score import align_all, bootstrap_interval, check_ids, count, run_sclite, total, warn_writing
 
     ref, hyp = read_text(args.ref), read_text(args.hyp)
     check_ids(ref, hyp, args.ref, args.hyp)
+    warn_writing(ref, hyp, args.ref, args.hyp)
     alignments = align_all(ref, hyp)
     write_details(args, alignments)
     counts = {utt: count(pairs) for utt, pairs in alignments.items()}

@@ -19,7 +19,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mpq.io import BadInput, PathLike, atomic_write, hash_config, progress, read_lines, sha256_file, split_words
+from mpq.io import (
+    WRITINGS,
+    BadInput,
+    PathLike,
+    atomic_write,
+    hash_config,
+    progress,
+    read_lines,
+    sha256_file,
+    split_words,
+)
 
 WINDOW = 1 << 17  # sentences held in memory and shuffled together
 _SAMPLE = 300  # first sentences, which tell whether the units fit a text
@@ -99,8 +109,8 @@ class Tokenizer:
 def warn_misfit(tokenizer: Tokenizer, words: Iterable[str], what: str) -> None:
     """Warns on standard error where units were hardly made for the words that they are to cut.
 
-    That is where many words hold unknown units, or where the words would be known, or take fewer units, in lower or
-    upper case.  Nothing else tells: scores and perplexities are numbers as before.
+    That is where many words hold unknown units, or where the words would be known, or take fewer units, in another
+    case or without punctuation.  Nothing else tells: scores and perplexities are numbers as before.
 
     Args:
         tokenizer: the units.
@@ -118,13 +128,15 @@ def warn_misfit(tokenizer: Tokenizer, words: Iterable[str], what: str) -> None:
 
     unknown, n_units = cut(str)
     found = f"{100 * unknown:.0f} % of the words hold what {tokenizer.path} does not know, {n_units:.1f} units a word"
-    for case in (str.lower, str.upper):
-        better, fewer = cut(case)
-        if better < unknown - 0.1 or (better <= unknown and fewer < 0.7 * n_units):
-            how = f"in {case.__name__} case {100 * better:.0f} % and {fewer:.1f}"
-            print(f"warning: {what}: {found}; {how}: convert the text", file=sys.stderr)
-            return
-    if unknown > 0.25:
+    others = {how: cut(change) for how, change in WRITINGS.items()}
+    # rounded: of ways that come to much the same, the simplest
+    how = min(others, key=lambda way: (round(others[way][0], 2), round(others[way][1], 1)))
+    better, fewer = others[how]
+    if better < unknown - 0.05 or (better <= unknown and fewer < 0.7 * n_units):
+        word = next(word for word in counts if WRITINGS[how](word) != word)
+        advice = f"{how} ('{word}': '{WRITINGS[how](word)}') {100 * better:.0f} % and {fewer:.1f}: convert the text"
+        print(f"warning: {what}: {found}; {advice}", file=sys.stderr)
+    elif unknown > 0.25:
         print(f"warning: {what}: {found}; is it the text that these units were made for?", file=sys.stderr)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from unicodedata import category
 
 from mpq.io.errors import BadInput
 from mpq.io.files import PathLike, atomic_write, read_lines
@@ -15,6 +16,26 @@ _WORD = re.compile(r"[^ \t\r\f\v\n]+")
 def split_words(text: str) -> list[str]:
     """Split at ASCII blanks, as Kaldi does."""
     return _WORD.findall(text)
+
+
+def strip_punctuation(word: str) -> str:
+    """A word without the punctuation marks at its ends: ``"(don't,"`` becomes ``don't``."""
+    first, last = 0, len(word)
+    while first < last and category(word[first])[0] == "P":
+        first += 1
+    while first < last and category(word[last - 1])[0] == "P":
+        last -= 1
+    return word[first:last]
+
+
+WRITINGS: dict[str, Callable[[str], str]] = {
+    "in lower case": str.lower,
+    "in upper case": str.upper,
+    "without punctuation": strip_punctuation,
+    "in lower case without punctuation": lambda word: strip_punctuation(word).lower(),
+    "in upper case without punctuation": lambda word: strip_punctuation(word).upper(),
+}
+"""Ways to write a word in which texts of different origin often differ, by what to call them."""
 
 
 def read_text(path: PathLike) -> dict[str, list[str]]:

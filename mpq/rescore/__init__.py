@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from mpq.rescore.carry import Place, carry_over, read_recordings
-from mpq.rescore.combine import Weights, best_texts, oracle, rerank
+from mpq.rescore.combine import Weights, best_texts, check_refs, oracle, rerank
 from mpq.rescore.lattices import LatticeScoring, best_words, rescore_lattices
-from mpq.rescore.scoring import Scoring, add_lm_scores
+from mpq.rescore.scoring import Scoring, add_lm_scores, check_units
 from mpq.rescore.tree import Budget
 from mpq.rescore.tune import Tuned, tune
 
@@ -20,6 +20,8 @@ __all__ = [
     "best_texts",
     "best_words",
     "carry_over",
+    "check_refs",
+    "check_units",
     "oracle",
     "read_recordings",
     "rerank",

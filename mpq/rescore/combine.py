@@ -11,6 +11,7 @@ from kaldialign import edit_distance
 from mpq.io import BadInput, Hyp, NBest, PathLike, finite, read_yaml, split_words, write_yaml
 from mpq.score.align import align
 from mpq.score.wer import WerResult, check_ids, count, total
+from mpq.score.writing import warn_writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,15 @@ def _score(utt: str, hyp: Hyp, weights: Weights) -> float:
 def best_texts(nbests: Iterable[NBest]) -> dict[str, list[str]]:
     """First hypothesis of every utterance, as Kaldi text."""
     return {nbest.utt: split_words(nbest.hyps[0].text) for nbest in nbests}
+
+
+def check_refs(
+    nbests: Iterable[NBest], refs: Mapping[str, Sequence[str]], nbest_name: object, ref_name: object
+) -> None:
+    """Refuses references of other utterances than the lists', and warns of first hypotheses in another writing."""
+    firsts = best_texts(nbests)
+    check_ids(refs, firsts, ref_name, nbest_name)
+    warn_writing(refs, firsts, ref_name, nbest_name)
 
 
 def error_count(ref: Sequence[str], text: str) -> int:

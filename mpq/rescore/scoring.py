@@ -44,8 +44,6 @@ def add_lm_scores(
     """
     check_lists(nbests)
     check_vocabulary(tokenizer, {word for nbest in nbests for hyp in nbest.hyps for word in split_words(hyp.text)})
-    firsts = (split_words(nbest.hyps[0].text) for nbest in nbests[:_SAMPLE])
-    warn_misfit(tokenizer, chain.from_iterable(firsts), "n-best lists")
     for group in progress(_groups(nbests), what="score"):
         yield from score_lists(model, tokenizer, group, scoring or Scoring(), [[tokenizer.bos]] * len(group))
 
@@ -85,6 +83,14 @@ def check_vocabulary(tokenizer: Tokenizer, words: set[str], what: str = "n-best 
             f"{len(unknown)} of the {what}' {len(words)} words are unknown to {tokenizer.path}, e.g. "
             f"'{unknown[0]}'; expected the words that the language model was trained on (upper or lower case?)"
         )
+
+
+def check_units(tokenizer: Tokenizer, nbests: Sequence[NBest]) -> None:
+    """Refuses what `add_lm_scores` does, and warns on standard error where the units do not fit the lists' words."""
+    check_lists(nbests)
+    check_vocabulary(tokenizer, {word for nbest in nbests for hyp in nbest.hyps for word in split_words(hyp.text)})
+    firsts = (split_words(nbest.hyps[0].text) for nbest in nbests[:_SAMPLE])
+    warn_misfit(tokenizer, chain.from_iterable(firsts), "n-best lists")
 
 
 def _groups(nbests: Sequence[NBest]) -> list[Sequence[NBest]]:

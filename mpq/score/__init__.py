@@ -27,6 +27,7 @@ from mpq.score.wer import (
     write_alignments,
     write_confusions,
 )
+from mpq.score.writing import warn_writing
 
 __all__ = [
     "Curves",
@@ -73,6 +74,7 @@ __all__ = [
     "update_results",
     "utterance_counts",
     "verdict",
+    "warn_writing",
     "wer",
     "write_alignments",
     "write_confusions",

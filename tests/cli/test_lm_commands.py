@@ -69,7 +69,7 @@ def test_folders_and_names_of_options(lm: Path, tmp_path: Path, mpq: Mpq) -> Non
     out, err = mpq.capsys.readouterr()
     assert "1 sentences, 4 words, 4 OOV" in out
     assert err.startswith("warning: upper.txt: 100 % of the words hold what lm/words.txt does not know")
-    assert "in lower case 0 %" in err and err.count("\n") == 1
+    assert "in lower case ('THE': 'the') 0 %" in err and err.count("\n") == 1
     train = "train-lm --text train.txt --dev dev.txt --tokenizer words.txt --out x"
     assert "batch_tokens: 0 must be at least 1" in mpq.fail(f"{train} --batch-tokens 0")
     assert "batch_tokens: -1 must be at least 1" in mpq.fail(f"{train} --batch_tokens -1")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mpq.cli.main import main
 from mpq.data.lmtext import Tokenizer
 from mpq.io import LatticeBuilder, read_lattices, read_nbest, write_lattices, write_symbols_hash
 from mpq.lm import LmConfig, build_lm, save_lm
@@ -113,3 +114,18 @@ def test_bad_input_is_one_line(files: Path, mpq: Mpq) -> None:
     ]:
         assert message in mpq.fail(f"{command} --out o.jsonl"), command
         assert not (files / "o.jsonl").exists(), command
+
+
+def test_lists_in_another_writing_are_told(files: Path, mpq: Mpq) -> None:
+    (files / "ref").write_text("u1 the went\nu2 king up\n")
+    rows = [
+        {"utt": u, "hyps": [{"text": text, "am": -1, "lm": -1}]} for u, text in (("u1", "The went"), ("u2", "King up"))
+    ]
+    (files / "capitals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for options, n_lines in (("--tune ref", 2), ("--lm-weight 1", 1), ("--lm-weight 1 --carry-over utt2rec", 1)):
+        assert main(f"rescore --nbest capitals.jsonl --lm lm {options} --out out.jsonl".split()) == 0
+        warned = mpq.capsys.readouterr().err.splitlines()
+        assert len(warned) == n_lines and all(line.startswith("warning: ") for line in warned)
+        assert "n-best lists: 50 % of the words hold what" in warned[-1] and "('The': 'the') 0 %" in warned[-1]
+    assert main(["rescore", "--nbest", "nbest.jsonl", "--lm", "lm", "--tune", "ref", "--out", "out.jsonl"]) == 0
+    assert mpq.capsys.readouterr().err == ""

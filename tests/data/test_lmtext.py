@@ -145,11 +145,12 @@ def test_a_text_that_does_not_fit_the_units_is_told(tmp_path: Path, capsys: pyte
     sentences = [np.random.default_rng(i).permutation(king.split()).tolist() for i in range(300)]
     train_tokenizer([*sentences, *capitals], tmp_path / "mixed.model", 80)
     (tmp_path / "words.txt").write_text("the\nking\nof\nwent\nup\nto\nhouse\nlord\n")
-    for tokenizer in (Tokenizer(tmp_path / "mixed.model"), Tokenizer(tmp_path / "words.txt")):
+    for tokenizer, unknown in ((Tokenizer(tmp_path / "mixed.model"), 0), (Tokenizer(tmp_path / "words.txt"), 8)):
         for text, told in (
             (king, None),
-            (king.upper(), f"in lower case {0 if tokenizer.kind == 'sentencepiece' else 8} % and 1."),
+            (king.upper(), f"in lower case ('THE': 'the') {unknown} % and 1."),
             (f"{king} xyz", None),
+            (f"{king}, {king}.", f"without punctuation ('lord,': 'lord') {unknown} %"),
         ):
             (tmp_path / "text").write_text(f"\n{text}\n")
             open_lm_text(tmp_path / "text", tokenizer, tmp_path / "cache")
