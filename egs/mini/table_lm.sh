@@ -9,7 +9,8 @@
 #   random rule                the same with plans that know nothing of the model
 # and LM-lossless the smallest model without significant loss on dev, by `mpq search --lossless`.
 # Each row has steps of its own named after it in stages 7 (its plan), 8 (training) and 9 (rescoring): one that was
-# killed is all that is done again. What a method measures serves all its rows. How: conf/table/*.yaml.
+# killed is all that is done again. What a method measures serves all its rows, but an architecture search aims at one
+# average. How: conf/table/*.yaml.
 # The float models are trained until dev stops improving (the recipe's usual ones are not), so that more training alone
 # cannot make a compressed one look good.
 # Written: EXP/table-lm/{lm,search/LM-METHOD,plan,quant,rescore}/ and the results there.
@@ -79,13 +80,14 @@ timed() {
 }
 
 # The row's search (of a lossless row that of lossless_method): sets row_search, and where it keeps what it measured,
-# row_costs; false for rows without one.
+# row_costs, and the average that is measured for, row_aim; false for rows without one.
 row_search() {
   split_row "$1" && [[ $row_method != @(ste|admm) ]] || return 1
   [ "$row_method" != lossless ] || row_method=$lossless_method
   local method=${row_method%-node} level=layer
   [ "$row_method" = "$method" ] || level=node
-  row_costs=$exp/table-lm/search/$row_lm-$row_method
+  row_costs=$exp/table-lm/search/$row_lm-$row_method row_aim=4
+  [ "$method" != nas ] || row_costs+=-at-$row_bits row_aim=$row_bits
   row_conf=conf/table/$method.yaml
   row_search=(mpq search --config "$row_conf" --method "$method" --level "$level" --model "$exp/table-lm/lm/$row_lm/model.mpq"
     --text "$exp/data/lm/train.txt" --dev "$exp/data/lm/dev.txt" --seed "$seed" --costs "$row_costs/costs.json" "${small_search[@]}")
@@ -96,11 +98,11 @@ search_table_bits() {
   local row name budget seen=" "
   for row in "${chosen_rows[@]}"; do
     row_search "$row" || continue
-    name=$row_lm-$row_method
+    name=${row_costs##*/}
     [[ $seen != *" $name "* ]] || continue
     seen+="$name "
     job "$name" --threads 1 --gpu 1 --in "$row_conf" "$exp/table-lm/lm/$row_lm/model.mpq" "$exp"/data/lm/{train,dev}.txt --out "$row_costs/costs.json" \
-      -- timed "$row_costs" "$row_costs/plan.yaml.search/checkpoint.pt" "${row_search[@]}" --bits 4 --out "$row_costs/plan.yaml"
+      -- timed "$row_costs" "$row_costs/plan.yaml.search/checkpoint.pt" "${row_search[@]}" --bits "$row_aim" --out "$row_costs/plan.yaml"
   done
   run_jobs
   for row in "${chosen_rows[@]}"; do

@@ -8,7 +8,8 @@ Writes  OUT.yaml, a plan for `mpq quantize --plan`; with --costs the measured se
 --method kl       divergence of the predictions when one matrix is rounded; rows share their matrix's
                   by Fisher information
 --method hessian  trace of the loss's Hessian times squared rounding error
---method nas      architecture search: probabilities of bits, learned with the weights (layer level only)
+--method nas      architecture search: probabilities of bits, learned with the weights (layer level only); with
+                  --nas.penalty budget it aims at --bits, and is done anew for each budget
 --method uniform  the same bits everywhere; --method random: random sensitivities; --method rule: squared rounding
                   error, with extra bits for some matrices by --rule
 Whatever the method, the plan is the best one within the budget, proved.
@@ -172,6 +173,12 @@ def _spread(plan: BitPlan) -> str:
     return ", ".join(f"{counts[n]} with {n}" for n in sorted(counts))
 
 
+def _nas_budget(args: Namespace) -> float | None:
+    """The average bits that an architecture search aims at; its costs serve no other budget."""
+    bits: float | None = args.bits
+    return bits if args.method == "nas" and args.nas.penalty == "budget" else None
+
+
 def _costs(args: Namespace, lm: LoadedLm, grid: Grid) -> Costs:
     """The costs of --costs, or measured ones."""
     from pathlib import Path
@@ -185,7 +192,7 @@ def _costs(args: Namespace, lm: LoadedLm, grid: Grid) -> Costs:
     settings = {
         name: args[name] for name in ("method", "candidates", "level", "scale", "table", "tokens", "seed", "rule")
     }
-    settings |= {"hessian": args.hessian.as_dict(), "nas": args.nas.as_dict()}
+    settings |= {"hessian": args.hessian.as_dict(), "nas": args.nas.as_dict(), "nas_budget": _nas_budget(args)}
     texts = [sha256_file(path) for path in (args.text, args.dev) if path]
     key = hash_config({**settings, "model": sha256_file(model_path(args.model)), "texts": texts})
     if Path(args.costs).exists():
@@ -229,7 +236,7 @@ def _measure(args: Namespace, lm: LoadedLm, grid: Grid) -> Costs:
         config = NasConfig(**{**options, "fit": FitConfig(**options["fit"])})
         texts = LmTexts.open(args.text, args.dev, lm.tokenizer, cache)
         key = sha256_file(model_path(args.model))
-        return nas_costs(lm.model, texts, grid, config, f"{args.out}.search", key)
+        return nas_costs(lm.model, texts, grid, config, f"{args.out}.search", key, _nas_budget(args))
     text = open_lm_text(args.dev, lm.tokenizer, cache)
     if args.method == "hessian":
         return hessian_costs(lm.model, text, grid, HessianConfig(**args.hessian.as_dict()), args.seed)

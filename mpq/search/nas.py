@@ -5,8 +5,13 @@
 y_n^l is what matrix l gives with n bits, and a^l = softmax(logits^l / T) how much that choice counts (DARTS, Liu et al.
 2019), or a Gumbel-softmax sample of it (Jang et al. 2017). The matrices act linearly, so the mixture of outputs is the
 output of the mixed weight Σ_n a_n f_n(Θ_l): one forward pass for all candidates, which share the float weight Θ_l.
-Logits learn on held-out batches, weights on training batches, in turn. The bits are then the likeliest within the
-budget: min Σ_l -ln a_n^l, solved exactly.
+Logits learn on held-out batches, weights on training batches, in turn. The plan is the one within the budget that is
+likeliest to give every matrix what it needs or more, min Σ_l -ln Σ_{m<=n} a_m^l, solved exactly: more bits than were
+chosen do no harm, and a budget is there to be used.
+
+With a fixed β the search settles at bits of its own, and a plan for another average is but a guess from there: one
+matrix may have been given eight bits or none. So the penalty `budget` is the Lagrangian of the budget B itself,
+β (Σ_l N_l Σ_n a_n^l n / Σ_l N_l - B), and β rises or falls with what is spent, until the matrices compete at that size.
 """
 
 from __future__ import annotations
@@ -33,7 +38,7 @@ from mpq.train.lm import LmTexts
 from mpq.train.loop import FitConfig, fit
 
 SAMPLING = ("softmax", "gumbel")
-PENALTIES = ("sqrt", "size")
+PENALTIES = ("sqrt", "size", "budget")
 REFIT = 25  # steps of the weights
 
 
@@ -45,9 +50,10 @@ class NasConfig:
         fit: epochs, learning rate, seed, ... of the supernet.
         batch_tokens: most tokens of a batch, padding included.
         sampling: `softmax` mixes the candidates, `gumbel` draws a mixture at every step.
-        beta: weight of the penalty on bits.
+        beta: weight of the penalty on bits; with `budget` at first.
         penalty: `sqrt`: Σ a sqrt(n) over the matrices (eq 11); `size`: expected bits of a weight, which counts large
-            matrices more.
+            matrices more; `budget`: the same, with a beta that makes them what the plan may have (--bits).
+        beta_speed: with `budget`, how fast ln beta moves: by this much a step where twice the budget is spent.
         t_start, t_end: temperature at the first and the last step; it falls exponentially.
         logit_speed: how many times faster than weights the logits move.
     """
@@ -57,6 +63,7 @@ class NasConfig:
     sampling: str = "gumbel"
     beta: float = 0.02
     penalty: str = "sqrt"
+    beta_speed: float = 0.02
     t_start: float = 2.0
     t_end: float = 0.2
     logit_speed: float = 30.0
@@ -66,9 +73,18 @@ class NasConfig:
             raise BadInput(f"sampling: '{self.sampling}' is not one of {', '.join(SAMPLING)}")
         if self.penalty not in PENALTIES:
             raise BadInput(f"penalty: '{self.penalty}' is not one of {', '.join(PENALTIES)}")
-        check_ranges(self, batch_tokens="[1, inf)", beta="[0, inf)", t_start="(0, inf)", logit_speed="(0, inf)")
+        check_ranges(
+            self,
+            batch_tokens="[1, inf)",
+            beta="[0, inf)",
+            beta_speed="[0, inf)",
+            t_start="(0, inf)",
+            logit_speed="(0, inf)",
+        )
         if not 0.0 < self.t_end <= self.t_start:
             raise BadInput(f"t_end: {self.t_end} must be above 0 and at most t_start ({self.t_start})")
+        if self.penalty == "budget" and not self.beta:
+            raise BadInput("beta: 0 can neither rise nor fall; with the penalty budget expected a number above 0")
         if self.fit.devices != 1:
             raise BadInput(f"devices: {self.fit.devices}: architecture search runs in one process; expected 1")
 
@@ -80,11 +96,15 @@ class Supernet(nn.Module):
         lm: float; it becomes part of the supernet and is trained with it.
         grid: candidates, at layer level.
         speed: what the stored logits are multiplied by: Adam moves a parameter by about the learning rate a step.
+        beta: weight of the penalty.
     """
 
-    def __init__(self, lm: LanguageModel, grid: Grid, speed: float) -> None:
+    beta: Tensor  # scalar, float64: a state that checkpoints keep
+
+    def __init__(self, lm: LanguageModel, grid: Grid, speed: float, beta: float = 0.0) -> None:
         super().__init__()
         self.lm, self.grid, self.speed = lm, grid, speed
+        self.register_buffer("beta", torch.tensor(beta, dtype=torch.float64))
         # vectors, one for each matrix: weight decay is for matrices only
         self.logits = nn.ParameterList(torch.zeros(len(grid.candidates)) for _ in named_weights(lm))
         self._scales: dict[tuple[str, int], Tensor] = {}
@@ -185,9 +205,9 @@ class NasTask:
 
     name = "bit search"
 
-    def __init__(self, model: Supernet, texts: LmTexts, config: NasConfig) -> None:
+    def __init__(self, model: Supernet, texts: LmTexts, config: NasConfig, budget: float | None = None) -> None:
         self.model: nn.Module = model
-        self._net, self._texts, self._config = model, texts, config
+        self._net, self._texts, self._config, self._budget = model, texts, config, budget
         self._n_batches = texts.train.n_batches(config.batch_tokens)
 
     def steps_per_epoch(self) -> int:
@@ -212,10 +232,23 @@ class NasTask:
         mixture = self._net.mix(config.sampling, temperature)
         logits = model(text.inputs, text.mask, mixture, batch.train_weights)
         loss = F.cross_entropy(logits, text.targets[text.mask])
-        return loss if batch.train_weights else loss + config.beta * self._net.penalty(mixture, config.penalty)
+        if batch.train_weights:
+            return loss
+        if self._budget is not None:
+            self._adapt_beta(self._budget)
+        return loss + self._net.beta.float() * self._net.penalty(mixture, config.penalty)
+
+    @torch.no_grad()
+    def _adapt_beta(self, budget: float) -> None:
+        """Raises beta where more bits are expected than the budget has, else lowers it."""
+        spent = self._net.penalty([a.exp() for a in self._net.log_alphas().values()], "budget")
+        self._net.beta.mul_(torch.exp(self._config.beta_speed * (spent / budget - 1.0)))
 
     def validate(self) -> dict[str, float]:
-        """Held-out loss of a unit with the likeliest bits, plus the penalty; their average bits."""
+        """Held-out loss of a unit with the likeliest bits; their average, and beta.
+
+        No `loss` to choose an epoch by: the temperature falls, and what was learned last counts.
+        """
         choice, total, units = self._net.choice(), 0.0, 0
         for batch in self._texts.dev.batches(self._config.batch_tokens, 0, 0):
             batch = batch.to(self._net.lm.device)
@@ -223,15 +256,20 @@ class NasTask:
             logits = self._net(batch.inputs, batch.mask, choice, False)
             total += F.cross_entropy(logits, targets, reduction="sum").item()
             units += len(targets)
-        price = self._config.beta * self._net.penalty(choice, self._config.penalty).item()
         bits = self._net.penalty(choice, "size").item()
-        return {"loss": total / units + price, "unit_loss": total / units, "bits": bits}
+        return {"unit_loss": total / units, "bits": bits, "beta": self._net.beta.item()}
 
 
 def nas_costs(
-    model: LanguageModel, texts: LmTexts, grid: Grid, config: NasConfig, exp_dir: str | Path, key: Any
+    model: LanguageModel,
+    texts: LmTexts,
+    grid: Grid,
+    config: NasConfig,
+    exp_dir: str | Path,
+    key: Any,
+    budget: float | None = None,
 ) -> Costs:
-    """-ln a of every matrix and candidate after the search; the likeliest plan within a budget has the least sum.
+    """-ln of the probability that so many bits are enough, of every matrix and candidate, after the search.
 
     Args:
         model: float; it is left as it is.
@@ -240,14 +278,20 @@ def nas_costs(
         config: how bits are learned.
         exp_dir: takes checkpoints and logs; a killed search continues from there.
         key: identifies the float model.
+        budget: average bits of a weight that the penalty `budget` aims at; the other penalties take none.
     """
+    if (budget is None) == (config.penalty == "budget"):
+        raise BadInput(
+            f"penalty: {config.penalty}: 'budget' needs average bits to aim at (--bits), the others take none"
+        )
     if grid.level != "layer":
         raise BadInput(f"level: {grid.level}: architecture search gives bits to whole matrices; expected layer")
     torch.manual_seed(config.fit.seed)
-    net = Supernet(copy.deepcopy(model), grid, config.logit_speed)
-    run_key = {"config": asdict(config), "grid": asdict(grid), "texts": texts.key, "float": key}
-    fit(NasTask(net, texts, config), config.fit, exp_dir, key=run_key)
-    table = {name: -log_alpha.detach().double().cpu()[None] for name, log_alpha in net.log_alphas().items()}
+    net = Supernet(copy.deepcopy(model), grid, config.logit_speed, config.beta)
+    run_key = {"config": asdict(config), "grid": asdict(grid), "texts": texts.key, "float": key, "budget": budget}
+    fit(NasTask(net, texts, config, budget), config.fit, exp_dir, key=run_key)
+    enough = {name: a.detach().double().logcumsumexp(-1) for name, a in net.log_alphas().items()}  # bits ascend
+    table = {name: (log_p[-1] - log_p).cpu()[None] for name, log_p in enough.items()}
     if not all(math.isfinite(rows.sum().item()) for rows in table.values()):
         raise BadInput("the search diverged: a probability is not a finite number; lower lr or logit_speed")
     return Costs("nas", grid, table)

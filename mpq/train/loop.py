@@ -101,7 +101,7 @@ class Task(Protocol):
         """
 
     def validate(self) -> dict[str, float]:
-        """Held-out metrics; `loss` decides which epoch is kept."""
+        """Held-out metrics; `loss` decides which epoch is kept; without it the last one is."""
 
 
 class Plugin:
@@ -332,8 +332,9 @@ def _finish_epoch(
         state.history.append(
             {"epoch": float(epoch + 1), "step": float(state.step), "train_loss": train_loss, **metrics}
         )
-        if metrics["loss"] < state.best_loss or not state.best_weights:
-            state.best_loss, state.best_epoch = metrics["loss"], epoch + 1
+        loss = metrics.get("loss", -math.inf)
+        if loss < state.best_loss or not state.best_weights or "loss" not in metrics:
+            state.best_loss, state.best_epoch = loss, epoch + 1
             state.best_weights = {k: v.detach().cpu().clone() for k, v in task.model.state_dict().items()}
             for plugin in plugins:
                 plugin.kept()

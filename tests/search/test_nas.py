@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from mpq.data.lmtext import LmText
 from mpq.io import BadInput
 from mpq.lm import LanguageModel
 from mpq.quant import project, quantizable
-from mpq.search import Grid, NasConfig, nas_costs
+from mpq.search import Costs, Grid, NasConfig, nas_costs
 from mpq.search.costs import named_weights
 from mpq.search.nas import NasTask, Supernet
 from mpq.train.lm import LmTexts
@@ -87,17 +89,45 @@ def test_the_penalty_decides_and_the_budget_holds(
     for beta in (0.0, 5.0):
         options = config(sampling=sampling, beta=beta, penalty="size")
         costs = nas_costs(model, texts, GRID, options, tmp_path / f"{sampling}-{beta}", "key")
-        found[beta] = costs.plan(shapes, 8).average_bits(shapes)
+        found[beta] = expected_bits(costs, shapes)
         plan = costs.plan(shapes, 2.0)
         assert plan.average_bits(shapes) <= 2 and plan.method == "nas"
-        assert all((rows.neg().exp().sum(1) - 1).abs() < 1e-4 for rows in costs.table.values())
-    assert found[5.0] == 1 < found[0.0]
+        for rows in costs.table.values():
+            assert (rows.diff(dim=1) <= 0).all() and rows[0, -1] == 0, "more bits are never a worse choice"
+    assert found[5.0] < 2 < 3 < found[0.0]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_a_killed_search_continues_alike(model: LanguageModel, text: LmText, tmp_path: Path) -> None:
-    texts = LmTexts(text, text)
-    whole = nas_costs(model, texts, GRID, config(), tmp_path / "whole", "key").table
+def expected_bits(costs: Costs, shapes: dict[str, tuple[int, ...]]) -> float:
+    """Of a weight, by the probabilities that the search ended with."""
+    bits = torch.tensor(GRID.candidates, dtype=torch.float64)
+    enough = {name: rows[0].neg().exp() for name, rows in costs.table.items()}
+    spent = (math.prod(shapes[name]) * (p.diff(prepend=torch.zeros(1)) @ bits).item() for name, p in enough.items())
+    return sum(spent) / sum(map(math.prod, shapes.values()))
+
+
+def test_the_search_itself_keeps_the_budget(model: LanguageModel, text: LmText, tmp_path: Path) -> None:
+    texts, shapes = LmTexts(text, text), quantizable(model)
+    options = config(penalty="budget", beta=1.0, beta_speed=0.03, logit_speed=3.0)
+    costs = nas_costs(model, texts, GRID, replace(options, fit=FitConfig(epochs=30, lr=0.005)), tmp_path, "key", 1.5)
+    assert expected_bits(costs, shapes) == pytest.approx(1.5, rel=0.15)
+
+
+def test_beta_follows_what_is_spent(model: LanguageModel, text: LmText) -> None:
+    net = Supernet(copy.deepcopy(model), GRID, 1.0, beta=0.1)  # 11/3 bits are expected at first
+    batch = list(NasTask(net, LmTexts(text, text), config()).batches(0))[1]
+    for budget, change in ((11 / 3, 1.0), (11 / 6, math.exp(0.02)), (22 / 3, math.exp(-0.01))):
+        before = net.beta.item()
+        NasTask(net, LmTexts(text, text), config(penalty="budget"), budget).loss(net, batch, 0.0)
+        assert net.beta.item() / before == pytest.approx(change)
+
+
+@pytest.mark.parametrize("options", [{}, {"penalty": "budget", "beta_speed": 0.3}])
+def test_a_killed_search_continues_alike(
+    model: LanguageModel, text: LmText, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    texts, budget = LmTexts(text, text), 2.0 if options else None
+    whole = nas_costs(model, texts, GRID, config(**options), tmp_path / "whole", "key", budget).table
 
     class Killed(NasTask):
         def loss(self, model: Any, batch: Any, done: float) -> torch.Tensor:
@@ -108,14 +138,23 @@ def test_a_killed_search_continues_alike(model: LanguageModel, text: LmText, tmp
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mpq.search.nas.NasTask", Killed)
         with pytest.raises(KeyboardInterrupt):
-            nas_costs(model, texts, GRID, config(), tmp_path / "killed", "key")
-    resumed = nas_costs(model, texts, GRID, config(), tmp_path / "killed", "key").table
+            nas_costs(model, texts, GRID, config(**options), tmp_path / "killed", "key", budget)
+    resumed = nas_costs(model, texts, GRID, config(**options), tmp_path / "killed", "key", budget).table
     assert all(torch.equal(resumed[name], rows) for name, rows in whole.items())
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"sampling": "hard"}, {"penalty": "mean"}, {"beta": -1.0}, {"t_end": 0.0}, {"t_end": 9.0}, {"logit_speed": 0.0}],
+    [
+        {"sampling": "hard"},
+        {"penalty": "mean"},
+        {"beta": -1.0},
+        {"beta": 0.0, "penalty": "budget"},
+        {"beta_speed": -1.0},
+        {"t_end": 0.0},
+        {"t_end": 9.0},
+        {"logit_speed": 0.0},
+    ],
 )
 def test_bad_options(options: dict[str, Any]) -> None:
     with pytest.raises(BadInput, match=next(iter(options))):
@@ -127,3 +166,6 @@ def test_more_bad_options(model: LanguageModel, text: LmText, tmp_path: Path) ->
         NasConfig(FitConfig(devices=2))
     with pytest.raises(BadInput, match="level: node"):
         nas_costs(model, LmTexts(text, text), Grid(level="node"), config(), tmp_path, "key")
+    for options, budget in ((config(penalty="budget"), None), (config(), 2.0)):
+        with pytest.raises(BadInput, match="penalty: "):
+            nas_costs(model, LmTexts(text, text), GRID, options, tmp_path, "key", budget)
