@@ -32,11 +32,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Runs ``mpq report``."""
     from mpq.score import load_report, print_table, write_report
+    from mpq.score.records import ORACLE
 
     exp = Path(args.exp)
     report = load_report(exp)
     write_report(exp, report)
     print_table(report.table)
-    systems = len({record.system for record in report.records})
+    systems = len({record.system for record in report.records if record.role != ORACLE})
     note = "; the speech is synthetic" if report.synthetic else ""
     print(f"report: {systems} systems{note}: {exp / 'RESULTS.md'}, {exp / 'report.html'}, {exp / 'size_wer.png'}")

@@ -30,11 +30,8 @@ if TYPE_CHECKING:
     from mpq.score.wer import Texts
 
 FLOAT_BITS = 32.0
-BASELINES = ("random", "rule")
-PLOT_LINES = {
-    "admm": "ADMM",
-    "none": "only rounded",
-}  # of the same bits everywhere, by training; ste is the family's own
+METHODS = {"kl": "KL", "hessian": "Hessian", "nas": "NAS"}
+TRAINING = {"ste": "STE", "admm": "ADMM", "none": "only rounded"}
 
 
 @dataclass
@@ -54,12 +51,16 @@ class System:
 
     @property
     def line(self) -> str | None:
-        """Its line of the plot, where that is not the family's."""
+        """How it was compressed, its line of the plot: what chose the bits (where they differ), how it was trained."""
         if self.model is None or _bits(self.model) == FLOAT_BITS:
             return None
-        method, train = self.model.plan.method, str(self.model.extra.get("train"))
-        kind = PLOT_LINES.get(train) if method == "uniform" else "random, rule" if method in BASELINES else "mixed"
-        return f"{self.family}, {kind}" if kind else None
+        plan, train = self.model.plan, str(self.model.extra.get("train"))
+        by_row = any(not isinstance(bits, int) for bits in plan.bits.values())
+        trained = TRAINING.get(train, train)
+        if plan.method == "uniform":
+            return trained
+        chosen = METHODS.get(plan.method, plan.method) + (" by row" if by_row else "")
+        return chosen if train == "ste" else f"{chosen}, {trained}"
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -6,9 +6,9 @@ import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from mpq.score.chart import Chart, Mark, render_chart
+from mpq.score.chart import Chart, Mark, render_chart, render_key
 from mpq.score.page_style import STYLE
-from mpq.score.plot import SizeWer, size_wer
+from mpq.score.plot import FLOAT, Panel, SizeWer, size_wer
 from mpq.score.records import FIRST_PASS, RESCORED, ResultRecord
 from mpq.score.seeds import SEEDS_NOTE, SEEDS_TITLE, SeedTable, base_name, summarize_seeds
 from mpq.score.table import EMPTY, FLOAT_BITS, SIGNIFICANCE, Table, format_p, make_table, verdict
@@ -144,22 +144,33 @@ def _keeps_up(record: ResultRecord, records: Sequence[ResultRecord]) -> bool:
     return record.p_float32 >= SIGNIFICANCE or verdict(record, records).startswith("better")
 
 
-def size_wer_chart(data: SizeWer) -> Chart:
-    """The plot of size against error rate, for the page."""
-    lines = {
-        family: [
-            Mark(
-                point.megabytes,
-                point.wer,
-                point.interval,
-                point.label,
-                f"{family} {point.label}: {point.megabytes:.2f} MB, {point.wer:.2f} %",
-            )
-            for point in points
-        ]
-        for family, points in data.families.items()
+def size_wer_chart(panel: Panel, data: SizeWer) -> Chart:
+    """One panel of the plot of size against error rate, for the page."""
+    labelled = set(panel.labelled)
+    marks = {
+        point: Mark(
+            point.megabytes,
+            point.wer,
+            point.label if point in labelled else "",
+            f"{point.name}, {point.label}: {point.megabytes:.2f} MB, {point.wer:.2f} %",
+            point.worse,
+        )
+        for point in panel.points
     }
-    return Chart("size of the model file, MB", f"{data.set} word error rate, %", lines, data.levels, log_x=True)
+    low, high = data.rates
+    return Chart(
+        "size of the model file, MB",
+        f"{data.set} word error rate, %",
+        {name: [marks[point] for point in line] for name, line in panel.lines.items()},
+        {name: rate for name, rate in data.levels.items() if low <= rate <= high},
+        marks[panel.reference] if panel.reference else None,
+        log_x=True,
+        x_ends=data.sizes,
+        y_ends=data.rates,
+        styles=tuple(map(data.methods.index, panel.lines)),
+        width=600,
+        height=420,
+    )
 
 
 def _highlights(report: Report) -> str:
@@ -172,16 +183,25 @@ def _highlights(report: Report) -> str:
 
 
 def _plot_section(data: SizeWer) -> str:
-    if not data.families:
+    if not data.panels:
         return ""
     note = (
-        "Each point is a language model: further left is smaller, lower is better. The bars are 95 % "
-        "intervals of the word error rate; those of two models may overlap although a matched pairs test "
-        "tells them apart."
+        "Each point is a language model: further left is smaller, lower is better. Hollow points make significantly "
+        "more errors than their float32 version (matched pairs test, p < 0.05). Of many points those are labelled than "
+        "which no smaller one makes as few errors; point at the others. The ranges are 95 % intervals."
+    )
+    far = f" Beyond the axis: {_text(data.note)}." if data.note else ""
+    keys = [(render_key(index), name) for index, name in enumerate(data.methods)]
+    if any(panel.reference for panel in data.panels):
+        keys.append((render_key(None), FLOAT))
+    legend = "".join(f"<span>{key}{_text(name)}</span>" for key, name in keys)
+    figures = "".join(
+        f"<figure><h3>{_text(panel.title)}</h3>{render_chart(size_wer_chart(panel, data))}</figure>"
+        for panel in data.panels
     )
     return (
-        f'<section><h2>Size against word error rate</h2><p class="note">{note}</p>{_legend(data.families)}'
-        f'<div class="wide">{render_chart(size_wer_chart(data))}</div></section>'
+        f'<section><h2>Size against word error rate</h2><p class="note">{note}{far}</p>'
+        f'<div class="legend">{legend}</div><div class="charts plots">{figures}</div></section>'
     )
 
 

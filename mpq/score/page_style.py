@@ -78,9 +78,14 @@ dd { margin: 0; color: var(--soft); overflow-wrap: anywhere; }
 .chart .grid { stroke: var(--grid); }
 .chart .level { stroke: var(--soft); stroke-dasharray: 6 5; }
 .chart .line { fill: none; stroke: var(--c); stroke-width: 2.25; stroke-linejoin: round; }
-.chart .bar { stroke: var(--c); stroke-width: 5; opacity: 0.3; }
+.chart .reference { stroke: var(--ink); stroke-dasharray: 2 4; }
 .chart .point { fill: var(--c); stroke: var(--card); stroke-width: 1.5; }
-.chart text.label { fill: var(--c); font-weight: 600; }
+.chart .point.hollow { fill: var(--card); stroke: var(--c); stroke-width: 2; }
+.chart text.label { fill: var(--c); font-weight: 600; stroke: var(--card); stroke-width: 4; paint-order: stroke; }
+.chart.key { display: inline-block; width: 30px; height: 16px; margin-right: 6px; vertical-align: middle; }
+.plots { grid-template-columns: repeat(auto-fit, minmax(min(500px, 100%), 1fr)); }
+.plots .line { stroke-width: 1.5; opacity: 0.65; }
+.ref { --c: var(--ink); }
 .s0 { --c: var(--s0); } .s1 { --c: var(--s1); } .s2 { --c: var(--s2); }
 .s3 { --c: var(--s3); } .s4 { --c: var(--s4); } .s5 { --c: var(--s5); }
 .s6 { --c: var(--s6); } .s7 { --c: var(--s7); }
@@ -94,8 +99,6 @@ code { font: 13px ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
   .highlight { padding: 12px 14px; }
   .highlight b { font-size: 22px; }
   .scroll { margin: 14px -16px -18px; padding: 0 0 18px; }
-  .wide { overflow-x: auto; }
-  .wide .chart { min-width: 600px; }
   .charts { grid-template-columns: 1fr; }
   th:first-child, td:first-child { position: sticky; left: 0; background: var(--card); padding-left: 16px; }
   tbody tr.reference td:first-child { background: var(--flat-ground); }

@@ -28,8 +28,8 @@ class ResultRecord:
         wer: word error rate in percent.
         interval: ends of its 95 % interval in percent (:func:`mpq.score.bootstrap_interval`).
         role: ``"first-pass"``, ``"oracle"`` (the best hypotheses of the lists) or ``"rescored"``.
-        family: language model that the system is a version of, such as ``"LSTM"``; one line of the plot.
-        line: its line of the plot, where that is not the family's, such as ``"LSTM, only rounded"``.
+        family: language model that the system is a version of, such as ``"LSTM"``; one panel of the plot.
+        line: how it was compressed, such as ``"ADMM"``; one line of the panel.
         bits: mean bits a parameter; 32 is the family's reference.
         bytes: size of the model file.
         ratio: size of the family's float32 file divided by this one's.

@@ -58,7 +58,7 @@ def test_records(exp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lstm.seed == 3
     assert lstm.bytes == (exp / "lm/lstm/model.mpq").stat().st_size
     assert (low.bits, low.perplexity, low.errors, low.family) == (2.0, 4.75, 7, "lstm")
-    assert (lstm.line, low.line) == (None, "lstm, only rounded")
+    assert (lstm.line, low.line) == (None, "only rounded")
     assert low.ratio == pytest.approx(lstm.bytes / (exp / "quant/lstm-2bit/model.mpq").stat().st_size, abs=1e-3)
     assert low.p_float32 == pytest.approx(mapsswe(REF, HYPS["lstm-2bit"], HYPS["lstm"]).p)
     assert low.p_first_pass == pytest.approx(mapsswe(REF, HYPS["lstm-2bit"], HYPS["first-pass"]).p)

@@ -138,7 +138,7 @@ def test_page_is_whole_and_self_contained(report: Report) -> None:
     checker = Checker()
     checker.feed(page)
     assert checker.open == []
-    assert checker.tags.count("svg") == 3
+    assert checker.tags.count("svg") == 6  # two panels, two keys of their legend, two charts of curves
     assert {"script", "link", "img", "iframe"}.isdisjoint(checker.tags)
     assert not re.search(r"https?:|url\(|@import", page)
     for text in (report.title, "This corpus is synthetic", "better than first pass", "0123abc", "n-best oracle 4.39"):
@@ -156,15 +156,32 @@ def test_page_escapes_text_and_takes_little(report: Report) -> None:
 
 def test_plot_is_drawn_the_same_each_time(tmp_path: Path, report: Report) -> None:
     data = size_wer(report.records, "test")
-    assert list(data.families) == ["LSTM", "Transformer"]
-    assert [point.label for point in data.families["LSTM"]] == ["1 bit", "2 bits", "4 bits", "8 bits", "32 bits"]
+    assert [panel.family for panel in data.panels] == ["LSTM", "Transformer"]
+    assert data.panels[0].title == "LSTM: float32 8.24 % (95 %: 7.72 to 8.79)"
+    assert [point.label for point in data.panels[0].lines["quantized"]] == ["1 bit", "2 bits", "4 bits", "8 bits"]
+    assert [point.worse for point in data.panels[0].lines["quantized"]] == [True, True, False, False]
     assert list(data.levels) == ["n-gram first pass", "n-best oracle"]
+    assert data.note == "n-best oracle 4.39 %"
     for name in ("a.png", "b.png"):
         size_wer_plot(tmp_path / name, data, report.title)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     image = matplotlib.image.imread(tmp_path / "a.png")
-    assert image.shape[:2] == (750, 1200)
+    assert image.shape[:2] == (810, 1560)
     assert image.std() > 0.05
+
+
+def test_each_method_has_a_line_and_the_front_its_labels(report: Report) -> None:
+    kinds = {(1.0, 40): "ADMM", (2.0, 50): "KL", (2.0, 60): "ADMM", (4.0, 55): "KL", (4.0, 45): "STE"}
+    (low,) = (r for r in report.records if r.set == "test" and r.system == "LSTM 2-bit")
+    made = [
+        replace(low, system=f"{line} {bits:g} {n}", line=line, bits=bits, bytes=int(1000 * bits), errors=errors + n)
+        for (bits, errors), line in kinds.items()
+        for n in range(4)
+    ]
+    (panel,) = size_wer(made, "test").panels
+    assert {name: len(line) for name, line in panel.lines.items()} == {"ADMM": 8, "KL": 8, "STE": 4}
+    assert [point.name for point in panel.labelled] == ["ADMM 1 0"]  # the smallest has the fewest errors
+    assert size_wer(made, "test").methods == ["ADMM", "KL", "STE"]
 
 
 def test_plot_without_sizes(tmp_path: Path, report: Report) -> None:
@@ -247,7 +264,7 @@ def test_report_command(exp: Path, mpq_cli: MpqCli) -> None:
     done = mpq_cli("report", exp)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == (
-        f"report: 10 systems; the speech is synthetic: {exp}/RESULTS.md, {exp}/report.html, {exp}/size_wer.png"
+        f"report: 9 systems; the speech is synthetic: {exp}/RESULTS.md, {exp}/report.html, {exp}/size_wer.png"
     )
     assert json.loads((exp / "results.jsonl").read_text().splitlines()[0])["role"] == "first-pass"
     assert (exp / "size_wer.png").read_bytes().startswith(b"\x89PNG")
