@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,6 +142,16 @@ def _check_sizes(parts: dict[str, list[Recording]], root: Path, problems: list[s
     words = sum(len(recording.words.split()) for recording in parts["test"])
     if words != TEST_WORDS:
         problems.append(f"{root}/etc/an4_test.transcription: {words} words, expected {TEST_WORDS}")
+
+
+def check(*, corpus_dir: Path | None = None, smoke: bool = False) -> str:
+    """Checks the corpus by doing all that `prepare` does in a folder that is removed again; returns its summary.
+
+    Raises:
+        BadInput: all that is missing, broken, empty or unmatched, in one message.
+    """
+    with TemporaryDirectory() as scratch:
+        return prepare(Path(scratch), corpus_dir=corpus_dir, smoke=smoke)
 
 
 def prepare(out: Path, *, corpus_dir: Path | None = None, smoke: bool = False, nj: int = 1, seed: int = 0) -> str:

@@ -141,6 +141,38 @@ def _synthesize(directory: Path, rows: Sequence[Utterance], tracks: Sequence[Pat
         pass
 
 
+Plan = dict[str, list[tuple[Verse, Utterance]]]
+
+
+def _plan(corpus_dir: Path | None, smoke: bool, seed: int, hours: float | None) -> tuple[Plan, dict[str, Split]]:
+    """What is to be spoken in each part, and all verses of the parts."""
+    if corpus_dir is not None:
+        raise BadInput(f"--corpus-dir {corpus_dir}: mini makes its own corpus; leave the option out")
+    if hours is None:
+        hours = _SMOKE_HOURS if smoke else HOURS
+    if not hours > 0:
+        raise BadInput(f"--hours {hours:g}: expected a number above 0")
+    splits = split_verses(read_verses(), SHORTEST, LONGEST)
+    plans = {"train": plan_train(splits["train"].spoken, hours, seed)}
+    for part in ("dev", "test"):
+        plans[part] = plan_held_out(splits[part], part, _SMOKE_SIZES[part] if smoke else None, seed)
+    return plans, splits
+
+
+def check(*, corpus_dir: Path | None = None, smoke: bool = False, seed: int = 0, hours: float | None = None) -> str:
+    """Reads the text and plans what is to be spoken, without speaking it; returns a summary.
+
+    Raises:
+        BadInput: a corpus folder, or hours that the text cannot give.
+    """
+    plans, _ = _plan(corpus_dir, smoke, seed, hours)
+    said = (
+        f"{part} {len(plan)} utterances, {sum(len(verse.words) for verse, _ in plan)} words"
+        for part, plan in plans.items()
+    )
+    return "synthetic speech, to be made: " + "; ".join(said)
+
+
 def prepare(
     out: Path,
     *,
@@ -163,16 +195,7 @@ def prepare(
     Returns:
         A one-line summary.
     """
-    if corpus_dir is not None:
-        raise BadInput(f"--corpus-dir {corpus_dir}: mini makes its own corpus; leave the option out")
-    if hours is None:
-        hours = _SMOKE_HOURS if smoke else HOURS
-    if not hours > 0:
-        raise BadInput(f"--hours {hours:g}: expected a number above 0")
-    splits = split_verses(read_verses(), SHORTEST, LONGEST)
-    plans = {"train": plan_train(splits["train"].spoken, hours, seed)}
-    for part in ("dev", "test"):
-        plans[part] = plan_held_out(splits[part], part, _SMOKE_SIZES[part] if smoke else None, seed)
+    plans, splits = _plan(corpus_dir, smoke, seed, hours)
     audio = out / "audio"
     babble = plan_babble(splits["train"].spoken, seed)
     _synthesize(audio / "babble", babble, [], nj, "babble")
@@ -182,9 +205,7 @@ def prepare(
     return _write_manifests(out, plans, splits, _SMOKE_TEXT if smoke else 1)
 
 
-def _write_manifests(
-    out: Path, plans: dict[str, list[tuple[Verse, Utterance]]], splits: dict[str, Split], every: int
-) -> str:
+def _write_manifests(out: Path, plans: Plan, splits: dict[str, Split], every: int) -> str:
     """Writes manifests and LM text (each `every`-th verse) and returns the summary."""
     from mpq.data.manifests import (
         Spoken,

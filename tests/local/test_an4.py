@@ -77,6 +77,7 @@ def test_every_layout_gives_the_same_samples(tmp_path: Path, kind: str) -> None:
             name = cut.id.partition("-")[2]
             np.testing.assert_array_equal(np.round(cut.load_audio()[0] * 32768), samples_of(name))
             assert cut.supervisions[0].speaker == cut.id.partition("-")[0]
+    assert an4.check(corpus_dir=tmp_path) == said
     copies = list((tmp_path / "out").rglob("*.flac"))
     assert len(copies) == (0 if kind in ("flac", "wav") else 20)  # readable files stay where they are
     assert (tmp_path / "out" / "lm" / "train.txt").read_text().splitlines()[2] == "enter three two"
@@ -107,6 +108,8 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
         f"{transcription}: utterance an9-mmap-b is not in an4_train.fileids",
     ):
         assert expected in message
+    with pytest.raises(BadInput, match="6 problems: "):
+        an4.check(corpus_dir=root)
     assert not (tmp_path / "out").exists()
 
 

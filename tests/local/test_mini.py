@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from lhotse import load_manifest
 from local import mini
 from local.synth import NOISES
 from local.verses import Split, read_verses, split_verses
+from mpq.cli.prepare import _find_corpora
 from mpq.io import BadInput, read_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -158,3 +160,9 @@ def test_options_that_make_no_sense(tmp_path: Path, mpq_cli) -> None:  # type: i
         bad = mpq_cli("prepare", *words, "--out", tmp_path / "out")
         assert bad.returncode == 2 and expected in bad.stderr and "Traceback" not in bad.stderr
     assert not (tmp_path / "out").exists()
+    checked = mpq_cli("prepare", "mini", "--check-only", "--smoke")
+    assert (
+        checked.stdout.startswith("mini: synthetic speech, to be made: train ")
+        and "test 40 utterances" in checked.stdout
+    )
+    assert all(hasattr(importlib.import_module(f"local.{name}"), "check") for name in _find_corpora())
