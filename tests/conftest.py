@@ -24,8 +24,8 @@ MpqCli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def lacking(marker: str) -> str | None:
     """Why tests with this marker cannot run here; None where they can."""
-    if marker == "k2" and importlib.util.find_spec("k2") is None:
-        return "k2 is not installed in this environment"
+    if marker == "k2" and importlib.util.find_spec("k2") is None and not (ROOT / ".venv-k2" / "mpq-mark").exists():
+        return "k2 is not installed here, nor is there .venv-k2; utils/k2_env.sh makes it where there is a CPython 3.9"
     if marker == "slurm" and not slurm_answers():
         if not all(map(shutil.which, ("munged", "slurmctld", "slurmd"))):
             return "no SLURM cluster answers (sinfo), nor is there a SLURM to start; utils/install_apt.sh installs it"

@@ -57,6 +57,7 @@ def run(args: Namespace) -> None:
     from mpq.am.decode import decode_set
     from mpq.am.model import check_features
     from mpq.data.batches import FeatureSet
+    from mpq.fst.backend import check_backend
     from mpq.fst.decoder import Decoder, DecoderConfig
     from mpq.fst.graph import GRAPH_NAME, load_graph
     from mpq.fst.units import read_units
@@ -69,6 +70,7 @@ def run(args: Namespace) -> None:
     started = time.monotonic()
     lang, out = Path(args.lang), Path(args.out)
     config = DecoderConfig(**{name: args[name] for name in DecoderConfig.__dataclass_fields__})
+    check_backend(config.fst)
     lexicon, words = _read_words(lang)
     units = read_units(lang, lexicon.phones)
     model = load_am(args.am, units.names)

@@ -44,6 +44,7 @@ def run(args: Namespace) -> None:
     from mpq.am import CONFIGS, save_am
     from mpq.cli._options import make_options
     from mpq.data.batches import FeatureSet
+    from mpq.fst.backend import check_backend
     from mpq.fst.units import read_units
     from mpq.io import check_writable
     from mpq.lang.lexicon import read_lexicon
@@ -56,6 +57,7 @@ def run(args: Namespace) -> None:
     options["model"] = make_options("model", args.model, CONFIGS, "arch")
     options["fit"] = FitConfig(**args.fit.as_dict())
     config = AmConfig(**options)
+    check_backend(config.fst)
     lexicon = read_lexicon(Path(args.lang))
     units = read_units(args.lang, lexicon.phones)
     task = AmTask(config, FeatureSet(args.train), FeatureSet(args.dev), lexicon, units)

@@ -1,15 +1,14 @@
-"""Acoustic scores to word lattices and n-best lists, by kaldi-decoder's lattice decoder."""
+"""Acoustic scores to word lattices and n-best lists, by kaldi-decoder's lattice decoder or by k2."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-import kaldi_decoder
 import numpy as np
 import numpy.typing as npt
 
-from mpq.fst.native import fst_to_arrays
+from mpq.fst.backend import Backend, make_search
 from mpq.fst.paths import best_paths, make_word_lattice, to_kaldi
 from mpq.io import BadInput, Hyp, Lattice, NBest, SymbolTable, check_ranges
 from mpq.lang.arpa import NgramLm
@@ -27,12 +26,15 @@ class DecoderConfig:
         lattice_beam: paths worse than the best one by more than this are not in the lattice.
         acoustic_scale: factor of acoustic scores in the search; `am` scores are given without it.
         n_best: largest number of hypotheses.
+        fst: what searches: native (kaldi-decoder) or k2; their lattices are the same, but k2 finds nothing where no
+            path reaches the end of a sentence within the beam.
     """
 
     beam: float = 12.0
     lattice_beam: float = 8.0
     acoustic_scale: float = 1.0
     n_best: int = 100
+    fst: Backend = "native"
 
     def __post_init__(self) -> None:
         check_ranges(self, beam="(0, inf)", lattice_beam="(0, inf)", acoustic_scale="(0, inf)", n_best="[1, 1e6]")
@@ -54,7 +56,7 @@ class Decoded:
 
 
 class Decoder:
-    """The native back end: one object for a graph, used for many utterances.
+    """One object for a graph, used for many utterances.
 
     Args:
         graph: `HLG.fst`, from :func:`mpq.fst.graph.load_graph`.
@@ -64,7 +66,8 @@ class Decoder:
     """
 
     def __init__(self, graph: Any, lm: NgramLm, words: SymbolTable, config: DecoderConfig) -> None:
-        self._graph, self._lm, self._words, self._config = graph, lm, words, config
+        self._search = make_search(config.fst, graph)
+        self._lm, self._words, self._config = lm, words, config
 
     def decode(self, utt: str, log_probs: npt.NDArray[np.float32]) -> Decoded:
         """Decode one utterance.
@@ -83,15 +86,11 @@ class Decoder:
         if not len(log_probs):
             return self._nothing(utt, log_probs)
         scores = np.ascontiguousarray(scale * log_probs, dtype=np.float32)
-        search = kaldi_decoder.LatticeSimpleDecoderConfig(
-            beam=self._config.beam / _narrowing(log_probs), lattice_beam=self._config.lattice_beam
-        )
-        decoder = kaldi_decoder.LatticeSimpleDecoder(self._graph, search)
-        finished = decoder.decode(kaldi_decoder.DecodableCtc(scores))
-        found, raw = decoder.get_raw_lattice()
-        if not found or raw.num_states == 0:
+        beam = self._config.beam / _narrowing(log_probs)
+        raw, finished = self._search.search(scores, beam, self._config.lattice_beam)
+        if raw is None:
             return self._nothing(utt, log_probs)
-        lattice = make_word_lattice(fst_to_arrays(raw), self._lm, self._words, scale, self._config.lattice_beam)
+        lattice = make_word_lattice(raw, self._lm, self._words, scale, self._config.lattice_beam)
         hyps = best_paths(lattice, self._config.n_best, self._words, scale)
         problem = None if finished else "no path reached the end of a sentence; the best partial ones are taken"
         return Decoded(NBest(utt, hyps), to_kaldi(utt, lattice), problem)

@@ -19,7 +19,7 @@ Time is linear in arcs and in frames; memory grows with states times frames, not
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -232,7 +232,11 @@ def _logsumexp_by(values: Tensor, group: Tensor, n_groups: int) -> Tensor:
     return torch.zeros_like(top).index_add_(0, group, (values - top[group]).exp()).log() + top
 
 
-def _forward_backward(log_probs: Tensor, lengths: Tensor, graphs: Fsa | Sequence[Fsa]) -> tuple[Tensor, Tensor]:
+PathSums = Callable[[Tensor, Tensor, "Fsa | Sequence[Fsa]"], tuple[Tensor, Tensor]]
+"""What computes totals ``(N,)`` and posteriors ``(N, T, C)`` of log-probabilities, lengths and graphs."""
+
+
+def native_path_sums(log_probs: Tensor, lengths: Tensor, graphs: Fsa | Sequence[Fsa]) -> tuple[Tensor, Tensor]:
     """Totals ``(N,)`` and posteriors ``(N, T, C)`` in float64; ``-inf`` where there is no path."""
     inside = torch.arange(log_probs.shape[1], device=log_probs.device) < lengths[:, None]
     frames = torch.where(inside[..., None], log_probs.detach().double(), 0.0).permute(1, 2, 0).contiguous()
@@ -250,17 +254,19 @@ def _forward_backward(log_probs: Tensor, lengths: Tensor, graphs: Fsa | Sequence
 
 class _TotalScore(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, log_probs: Tensor, lengths: Tensor, graphs: Fsa | Sequence[Fsa]) -> Tensor:
-        total, posteriors = _forward_backward(log_probs, lengths, graphs)
+    def forward(
+        ctx: Any, log_probs: Tensor, lengths: Tensor, graphs: Fsa | Sequence[Fsa], path_sums: PathSums
+    ) -> Tensor:
+        total, posteriors = path_sums(log_probs, lengths, graphs)
         _check_total(total, lengths, graphs)
         ctx.save_for_backward(posteriors.to(log_probs.dtype))
         return total.to(log_probs.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (posteriors,) = ctx.saved_tensors
-        return grad[:, None, None] * posteriors, None, None
+        return grad[:, None, None] * posteriors, None, None, None
 
 
 def _check_total(total: Tensor, lengths: Tensor, graphs: Fsa | Sequence[Fsa]) -> None:
@@ -281,7 +287,9 @@ def _check_total(total: Tensor, lengths: Tensor, graphs: Fsa | Sequence[Fsa]) ->
     )
 
 
-def total_score(log_probs: Tensor, lengths: Tensor, graphs: Fsa | Sequence[Fsa]) -> Tensor:
+def total_score(
+    log_probs: Tensor, lengths: Tensor, graphs: Fsa | Sequence[Fsa], path_sums: PathSums = native_path_sums
+) -> Tensor:
     r"""Log of the summed weight of all paths of each utterance, differentiable.
 
     .. math:: \log \sum_{\pi \in G,\, |\pi| = T_n} \exp\Big(w(\pi) + \sum_t x_{n,t,\pi_t}\Big)
@@ -290,6 +298,7 @@ def total_score(log_probs: Tensor, lengths: Tensor, graphs: Fsa | Sequence[Fsa])
         log_probs: acoustic model's output, natural log, ``(N, T, C)``; need not be normalized.
         lengths: frames of each utterance, ``(N,)``, at least 1.
         graphs: one acceptor that all utterances share, or one for each of them.
+        path_sums: what computes them, see :func:`mpq.fst.backend.path_sums`.
 
     Returns:
         Scores ``(N,)`` in the dtype of ``log_probs``; the gradient with respect to ``log_probs`` is the
@@ -320,12 +329,17 @@ def total_score(log_probs: Tensor, lengths: Tensor, graphs: Fsa | Sequence[Fsa])
     largest = max(int(g.label.max(initial=0)) for g in ([graphs] if isinstance(graphs, Fsa) else graphs))
     if largest >= log_probs.shape[2]:
         raise ValueError(f"a graph emits class {largest}; log_probs has {log_probs.shape[2]} classes")
-    score: Tensor = _TotalScore.apply(log_probs, lengths, graphs)  # type: ignore[no-untyped-call]
+    score: Tensor = _TotalScore.apply(log_probs, lengths, graphs, path_sums)  # type: ignore[no-untyped-call]
     return score
 
 
 def lfmmi_loss(
-    log_probs: Tensor, lengths: Tensor, numerators: Sequence[Fsa], denominator: Fsa, den_scale: float = 1.0
+    log_probs: Tensor,
+    lengths: Tensor,
+    numerators: Sequence[Fsa],
+    denominator: Fsa,
+    den_scale: float = 1.0,
+    path_sums: PathSums = native_path_sums,
 ) -> Tensor:
     """Lattice-free MMI loss of each utterance: denominator score minus numerator score.
 
@@ -337,6 +351,7 @@ def lfmmi_loss(
         numerators: one acceptor for each utterance, its transcript's pronunciations.
         denominator: acceptor of everything that can be said.
         den_scale: weight of the denominator's score.
+        path_sums: what computes the scores.
 
     Returns:
         Loss ``(N,)``, summed over frames; divide its sum by ``lengths.sum()`` for a mean over frames.
@@ -344,5 +359,5 @@ def lfmmi_loss(
     Raises:
         BadInput: an utterance is shorter than its transcript; the message holds its place in the batch.
     """
-    numerator = total_score(log_probs, lengths, numerators)
-    return den_scale * total_score(log_probs, lengths, denominator) - numerator
+    numerator = total_score(log_probs, lengths, numerators, path_sums)
+    return den_scale * total_score(log_probs, lengths, denominator, path_sums) - numerator

@@ -1,4 +1,5 @@
-"""OpenFst's binary format as numpy arrays: the bridge between kaldifst's objects and vectorized code.
+"""OpenFst's binary format as numpy arrays: the bridge between kaldifst's objects and vectorized code; and the search
+by kaldi-decoder.
 
 kaldifst gives arcs one Python object at a time, and its text form rounds weights to six digits; its binary
 files hold everything.
@@ -12,10 +13,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
+import kaldi_decoder
 import kaldifst
 import numpy as np
+import numpy.typing as npt
 
 from mpq.fst.fsa import Ints, ranks
 from mpq.io import BadInput, PathLike, atomic_path
@@ -154,3 +157,36 @@ def silent_stderr() -> Iterator[None]:
         os.dup2(saved, 2)
         os.close(saved)
         os.close(null)
+
+
+class Search(Protocol):
+    """A decoding graph that can be searched."""
+
+    def search(self, scores: npt.NDArray[np.float32], beam: float, lattice_beam: float) -> tuple[Arcs | None, bool]:
+        """Raw lattice of one utterance.
+
+        Args:
+            scores: scaled log-probabilities ``(T, C)``.
+            beam: hypotheses that are worse than the best at a frame by more than this are dropped.
+            lattice_beam: so are paths that are worse than the best one by more than this.
+
+        Returns:
+            the lattice with (graph, acoustic) costs, words as output labels, None if no path survived; and whether its
+            paths reach an end of the graph.
+        """
+        ...
+
+
+class NativeSearch:
+    """Search by kaldi-decoder's lattice decoder."""
+
+    def __init__(self, graph: Any) -> None:
+        self._graph = graph
+
+    def search(self, scores: npt.NDArray[np.float32], beam: float, lattice_beam: float) -> tuple[Arcs | None, bool]:
+        """As :meth:`Search.search`; where no path reaches an end, the partial ones."""
+        config = kaldi_decoder.LatticeSimpleDecoderConfig(beam=beam, lattice_beam=lattice_beam)
+        decoder = kaldi_decoder.LatticeSimpleDecoder(self._graph, config)
+        finished = decoder.decode(kaldi_decoder.DecodableCtc(scores))
+        found, raw = decoder.get_raw_lattice()
+        return (fst_to_arrays(raw) if found and raw.num_states else None), finished

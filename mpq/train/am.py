@@ -23,6 +23,7 @@ from mpq.am.model import ModelConfig, arch_of, check_features, make_am, run_batc
 from mpq.am.tdnn import TdnnConfig
 from mpq.am.tdnnf import UnitDropout
 from mpq.data.batches import Batch, FeatureSet, batches
+from mpq.fst.backend import Backend, path_sums
 from mpq.fst.fsa import Fsa, ctc_graph, pronunciation_graph
 from mpq.fst.lfmmi import lfmmi_loss, total_score
 from mpq.fst.phone_lm import PhoneNgram, apply_phone_ngram, estimate_phone_ngram
@@ -51,6 +52,7 @@ class AmConfig:
             `0,0@0.2,0.3@0.5,0` (value@part, linear between); empty: the model's own dropout throughout.
         lhuc: speaker adaptive training: part of the utterances that are trained with their speaker's LHUC
             amplitudes, the others without; 0: no LHUC.
+        fst: what computes LF-MMI: native or k2; the same numbers within float32's rounding.
     """
 
     model: ModelConfig = field(default_factory=TdnnConfig)
@@ -63,6 +65,7 @@ class AmConfig:
     xent: float = 0.0
     dropout_schedule: str = ""
     lhuc: float = 0.0
+    fst: Backend = "native"
 
     def __post_init__(self) -> None:
         check_ranges(self, ctc_part="[0, 1]", phone_order="[1, 6]", max_frames="[1, inf)", den_scale="[0, inf)")
@@ -108,6 +111,7 @@ class AmTask:
         self.phone_lm = phone_model(train.texts, lexicon, config.phone_order)
         self.denominator = ctc_graph(self.units.expand(self.phone_lm.fsa))
         self._numerators: dict[str, Fsa] = {}
+        self._path_sums = path_sums(config.fst)
         _check_lengths(train, self.numerator, self.acoustic.subsampling)
         if not any(self._is_known(text) for text in dev.texts):
             raise BadInput(f"{dev.path}: every utterance has a word outside the lexicon of {len(lexicon)} words")
@@ -151,10 +155,11 @@ class AmTask:
         )
         log_probs = log_probs.view_as(log_probs)  # the loop forbids gradients of the model's own output
         numerators = [self.numerator(text) for text in batch.texts]
-        numerator = total_score(log_probs, lengths, numerators)
+        numerator = total_score(log_probs, lengths, numerators, self._path_sums)
         losses = -numerator
         if done >= self.config.ctc_part:
-            losses = self.config.den_scale * total_score(log_probs, lengths, self.denominator) - numerator
+            denominator = total_score(log_probs, lengths, self.denominator, self._path_sums)
+            losses = self.config.den_scale * denominator - numerator
         if xent is not None:
             # The gradient of a path sum is the posterior probability of each class at each frame.
             (posteriors,) = torch.autograd.grad(numerator.sum(), log_probs, retain_graph=True)
@@ -184,7 +189,8 @@ class AmTask:
             if not texts:
                 continue
             numerators = [self.numerator(text) for text in texts]
-            loss += lfmmi_loss(log_probs, lengths, numerators, self.denominator).sum().item()
+            losses = lfmmi_loss(log_probs, lengths, numerators, self.denominator, path_sums=self._path_sums)
+            loss += losses.sum().item()
             frames += int(lengths.sum())
             best = log_probs.argmax(-1).cpu()
             for row, length, text in zip(best, lengths.tolist(), texts, strict=True):
