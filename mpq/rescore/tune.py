@@ -1,14 +1,20 @@
-"""Weights that make the fewest word errors on a development set: a grid, then finer grids around the best point."""
+"""Weights that make few word errors on a development set: a coarse grid, then the middle of a good region.
+
+The fewest errors of a fine grid are a matter of luck: neighbouring weights differ by a handful of errors that say
+nothing about other speech. So the fine grid is smoothed: a point's errors are averaged with those of the points around
+it, and the least average wins. On mini's test set, tuned on 300 utterances of it and tried on the others, that makes
+fewer errors than the best point itself (benchmarks/tune.py).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from math import inf
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import correlate1d
 
 from mpq.io import NBest
 from mpq.rescore.combine import Weights, error_count, n_words
@@ -17,8 +23,9 @@ from mpq.score.wer import check_ids
 NGRAM_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 LM_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 WORD_BONUSES = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
-FIRST_STEPS = (0.125, 0.125, 0.5)  # of the finer grids; halved from one to the next
-REFINEMENTS = 3
+STEPS = (0.125, 0.125, 0.5)  # of the fine grid
+REACH = 4  # steps from the best point of the coarse grid that the fine one goes, each way
+KERNEL = (1.0, 4.0, 6.0, 4.0, 1.0)  # binomial
 
 Floats = npt.NDArray[np.float64]
 
@@ -62,40 +69,52 @@ class ErrorSurface:
         best = score.argmax(axis=1)
         return int(np.take_along_axis(self._errors, best[:, None], axis=1).sum())
 
+    def grid(self, axes: Sequence[Sequence[float]]) -> Floats:
+        """Word errors at all points of a grid, (n, n, n)."""
+        return np.array([[[self.errors(Weights(a, b, c)) for c in axes[2]] for b in axes[1]] for a in axes[0]], float)
+
 
 def tune(nbests: Sequence[NBest], refs: Mapping[str, Sequence[str]]) -> Tuned:
-    """Finds the weights with the fewest word errors; of equally good ones the smallest (sum of absolute values).
+    """Finds the weights with the fewest word errors, those of the weights around them counted in.
 
-    The neural LM's weight is tuned only if every hypothesis has its score.
+    Of equally good ones the smallest (sum of absolute values) is taken. The neural LM's weight is tuned only if every
+    hypothesis has its score.
 
     Raises:
         BadInput: if references and n-best lists are not of the same utterances.
     """
     surface = ErrorSurface(nbests, refs)
     with_lm = all(hyp.nnlm is not None for nbest in nbests for hyp in nbest.hyps)
-    axes: list[Sequence[float]] = [NGRAM_WEIGHTS, LM_WEIGHTS if with_lm else (0.0,), WORD_BONUSES]
-    best = _best(surface, axes)
-    steps = np.array(FIRST_STEPS) * (1.0, float(with_lm), 1.0)
-    for _ in range(REFINEMENTS):
-        centre = (best.ngram_weight, best.lm_weight, best.word_bonus)
-        axes = [_around(value, step) for value, step in zip(centre, steps, strict=True)]
-        axes[0], axes[1] = ([value for value in axis if value >= 0.0] for axis in axes[:2])
-        best = _best(surface, axes)
-        steps = steps / 2
+    coarse: list[Sequence[float]] = [NGRAM_WEIGHTS, LM_WEIGHTS if with_lm else (0.0,), WORD_BONUSES]
+    centre = _least(surface.grid(coarse), coarse)
+    fine = [
+        _around(value, step) if len(axis) > 1 else [value]
+        for value, step, axis in zip(centre, STEPS, coarse, strict=True)
+    ]
+    for axis in (0, 1):
+        fine[axis] = [value for value in fine[axis] if value >= 0.0]
+    best = Weights(*_least(smooth(surface.grid(fine)), fine))
     return Tuned(best, surface.errors(best), sum(len(words) for words in refs.values()))
 
 
+def smooth(errors: Floats) -> Floats:
+    """Each point averaged with its neighbours, two to each side along every axis; edges are continued."""
+    for axis in range(errors.ndim):
+        errors = correlate1d(errors, np.array(KERNEL) / sum(KERNEL), axis=axis, mode="nearest")
+    return errors
+
+
 def _around(value: float, step: float) -> list[float]:
-    return [value + i * step for i in range(-2, 3)] if step else [value]
+    return [value + i * step for i in range(-REACH, REACH + 1)]
 
 
-def _best(surface: ErrorSurface, axes: Sequence[Sequence[float]]) -> Weights:
-    """The best point of a grid, by errors, then by size, then by the weights themselves."""
-    points = (Weights(*map(float, point)) for point in product(*axes))
-    return min(points, key=lambda weights: (surface.errors(weights), *_size(weights)))
+def _least(errors: Floats, axes: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """The point of a grid with the least errors, then the smallest, then the first by the weights themselves."""
+    tied = np.argwhere(errors <= errors.min() + 1e-9)  # sums in another order differ in the last digits
+    points = ((axes[0][i], axes[1][j], axes[2][k]) for i, j, k in tied)
+    return min(points, key=_size)
 
 
-def _size(weights: Weights) -> tuple[float, ...]:
+def _size(point: tuple[float, float, float]) -> tuple[float, ...]:
     """What decides between equally good points."""
-    values = (weights.ngram_weight, weights.lm_weight, weights.word_bonus)
-    return (sum(abs(value) for value in values), *values)
+    return (sum(map(abs, point)), *point)

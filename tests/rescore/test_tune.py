@@ -1,7 +1,9 @@
-"""Tuned weights are the best of the grid, by brute force over everything that was tried."""
+"""Tuned weights are the best of the smoothed grid, by brute force."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import astuple
 from itertools import product
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from mpq.io import BadInput, Hyp, NBest
 from mpq.rescore import Weights, best_texts, oracle, rerank, tune
 from mpq.rescore.combine import error_count
-from mpq.rescore.tune import LM_WEIGHTS, NGRAM_WEIGHTS, WORD_BONUSES, ErrorSurface
+from mpq.rescore.tune import LM_WEIGHTS, NGRAM_WEIGHTS, STEPS, WORD_BONUSES, ErrorSurface, smooth
 
 WORDS = ["a", "b", "c", "d"]
 
@@ -48,13 +50,42 @@ def test_surface_equals_reranking_and_scoring(seed: int) -> None:
         assert surface.errors(weights) == errors_of(nbests, refs, weights)
 
 
+def test_smoothing_is_a_weighted_mean_of_the_points_around() -> None:
+    errors = np.random.default_rng(3).integers(0, 50, (4, 1, 6)).astype(float)
+    weights = {-2: 1 / 16, -1: 4 / 16, 0: 6 / 16, 1: 4 / 16, 2: 1 / 16}
+    found = smooth(errors)
+    for a, b, c in np.ndindex(errors.shape):
+        around = [
+            weights[i] * weights[k] * errors[min(max(a + i, 0), 3), b, min(max(c + k, 0), 5)]
+            for i, k in product(weights, weights)
+        ]
+        assert found[a, b, c] == pytest.approx(sum(around))
+
+
+def test_a_good_region_wins_over_a_lucky_point() -> None:
+    errors = np.full((1, 1, 12), 20.0)
+    errors[0, 0, 2], errors[0, 0, 6:11] = 9.0, 10.0
+    assert errors.argmin() == 2 and smooth(errors).argmin() == 8
+
+
 @pytest.mark.parametrize("with_lm", [True, False])
-def test_tuning_is_at_least_as_good_as_brute_force(with_lm: bool) -> None:
+def test_tuning_finds_the_least_smoothed_errors(with_lm: bool) -> None:
     nbests, refs = made_up(7, with_lm)
     tuned = tune(nbests, refs)
-    lm_weights = LM_WEIGHTS if with_lm else (0.0,)
-    grid = [errors_of(nbests, refs, Weights(*point)) for point in product(NGRAM_WEIGHTS, lm_weights, WORD_BONUSES)]
-    assert tuned.errors == errors_of(nbests, refs, tuned.weights) <= min(grid)
+
+    def errors_at(point: tuple[float, ...]) -> int:
+        return errors_of(nbests, refs, Weights(*point))
+
+    coarse = [NGRAM_WEIGHTS, LM_WEIGHTS if with_lm else (0.0,), WORD_BONUSES]
+    centre = min(product(*coarse), key=lambda point: (errors_at(point), sum(map(abs, point)), point))
+    axes = [
+        [value + i * step for i in range(-4, 5) if value + i * step >= low] if len(axis) > 1 else [value]
+        for value, step, low, axis in zip(centre, STEPS, (0.0, 0.0, -math.inf), coarse, strict=True)
+    ]
+    grid = smooth(np.array([[[errors_at((a, b, c)) for c in axes[2]] for b in axes[1]] for a in axes[0]], float))
+    here = tuple(axis.index(value) for axis, value in zip(axes, astuple(tuned.weights), strict=True))
+    assert grid[here] == pytest.approx(grid.min())
+    assert tuned.errors == errors_at(astuple(tuned.weights))
     assert tuned.rate == pytest.approx(100 * tuned.errors / sum(map(len, refs.values())))
     assert tune(nbests, refs) == tuned
     if not with_lm:
@@ -74,7 +105,7 @@ def test_the_useful_score_gets_the_weight() -> None:
     ]
     tuned = tune(nbests, {"u1": ["a", "c"], "u2": ["c"]})
     assert tuned.errors == 0
-    assert 1 / 7 < tuned.weights.lm_weight <= 0.25
+    assert tuned.weights.lm_weight > 1 / 7
 
 
 def test_oracle_finds_the_best_of_each_list() -> None:
