@@ -1,6 +1,6 @@
 """The two language models: LSTM and Transformer decoder, over the units of one tokenizer.
 
-Every matrix that a bit plan may name is the weight of a plain `nn.Embedding`, `nn.LSTM` or `nn.Linear`, so that
+Every matrix that a bit plan may name is the weight of an `nn.Embedding`, `nn.LSTM` or `nn.Linear`, so that
 `mpq.quant` can swap these modules by type.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mpq.data.lmtext import LmBatch
 from mpq.io import BadInput, check_ranges
-from mpq.quant import QuantModule, gelu
+from mpq.quant import FloatLinear, QuantModule, gelu
 
 ARCHITECTURES = ("lstm", "transformer")
 LOGITS = 1 << 20  # at once where only some are asked for: more would leave the processor's cache
@@ -124,7 +124,7 @@ class LstmLm(LanguageModel):
         between = config.dropout if config.layers > 1 else 0.0  # torch warns where there is nothing between
         self.lstm = nn.LSTM(config.dim, config.dim, config.layers, batch_first=True, dropout=between)
         self.dropout = SentenceDropout(config.dropout)
-        self.output = nn.Linear(config.dim, n_units)
+        self.output = FloatLinear(config.dim, n_units)
         nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(config.dim))
 
     def hidden(self, tokens: Tensor) -> Tensor:
@@ -143,8 +143,8 @@ class Attention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.key = nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.value, self.out = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.query, self.key = FloatLinear(dim, dim), FloatLinear(dim, dim)
+        self.value, self.out = FloatLinear(dim, dim), FloatLinear(dim, dim)
 
     def forward(self, x: Tensor, turns: Tensor, mask: Tensor) -> Tensor:
         """`turns` (2, T, C / heads / 2) are the positions'; `mask` (T, T) is added to the scores."""
@@ -190,8 +190,8 @@ class Block(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(config.dim), nn.LayerNorm(config.dim)
         self.attention = Attention(config.dim, config.heads)
-        self.expand = nn.Linear(config.dim, config.dim_ff)
-        self.contract = nn.Linear(config.dim_ff, config.dim)
+        self.expand = FloatLinear(config.dim, config.dim_ff)
+        self.contract = FloatLinear(config.dim_ff, config.dim)
         self.dropout = SentenceDropout(config.dropout)
 
     def forward(self, x: Tensor, turns: Tensor, mask: Tensor) -> Tensor:
@@ -218,7 +218,7 @@ class TransformerLm(LanguageModel):
         self.dropout = SentenceDropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.dim)
-        self.output = nn.Linear(config.dim, n_units)
+        self.output = FloatLinear(config.dim, n_units)
         self._initialize()
 
     def _initialize(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mpq.quant.activation import gelu
 from mpq.quant.file import ModelFile, load_weights_into, model_path, read_model_file, save_model, without_numbers
+from mpq.quant.floats import FloatLinear, float_linear
 from mpq.quant.integer import int8_rows, int_linear, int_matmul, straight_through
 from mpq.quant.layers import QuantEmbedding, QuantLinear, QuantLSTM, QuantModule
 from mpq.quant.model import freeze, quantizable, quantize_model, quantized_weights, uniform_plan
@@ -13,6 +14,7 @@ from mpq.quant.table import Precision, Quantized, fit_scale, levels, nearest, pr
 
 __all__ = [
     "BitPlan",
+    "FloatLinear",
     "ModelFile",
     "Precision",
     "QuantEmbedding",
@@ -21,6 +23,7 @@ __all__ = [
     "QuantModule",
     "Quantized",
     "fit_scale",
+    "float_linear",
     "freeze",
     "gelu",
     "int8_rows",

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from mpq.quant.floats import float_linear
 from mpq.quant.integer import int_linear, straight_through
 from mpq.quant.lstm import recurrence
 from mpq.quant.pack import PackedRows
@@ -153,13 +154,13 @@ class QuantModule(nn.Module):
     def _linear(self, x: Tensor, name: str, bias: Tensor | None) -> Tensor:
         """x @ weight.T + bias in the precision of that weight and of the activations."""
         if name not in self.projectors:
-            return F.linear(x, self.get_parameter(name), bias)
+            return float_linear(x, self.get_parameter(name), bias)
         if self.a_bits == 8 and self.is_frozen(name):
             return int_linear(x, *self.held(name), bias)
         quantized = self.quantized(name)
         surrogate = self._surrogate(name, quantized)
         if self.a_bits == 32:
-            return F.linear(x, quantized.dequantize() if surrogate is None else surrogate, bias)
+            return float_linear(x, quantized.dequantize() if surrogate is None else surrogate, bias)
         return int_linear(x, quantized.codes, quantized.scale, bias, surrogate)
 
 

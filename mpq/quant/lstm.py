@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mpq.quant.activation import sigmoid_
+from mpq.quant.floats import float_linear
 from mpq.quant.integer import asks_gradients, gradient_dtype, gradient_product, int_product
 from mpq.quant.table import Quantized
 
@@ -69,7 +70,7 @@ def _run(gates: Tensor, h: Tensor, c: Tensor, weight: Quantized | Tensor, seen: 
             if seen is not None:
                 seen[t].copy_(rows).mul_(row_scale)
         else:
-            active = (h @ weight.t()).to(torch.float32).add_(gates[t])
+            active = float_linear(h, weight).to(torch.float32).add_(gates[t])
             if seen is not None:
                 seen[t] = h
         kept = t % n_kept

@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpq.lm import LstmLm
-from mpq.quant import Quantized, QuantLSTM, int_linear
+from mpq.quant import Quantized, QuantLSTM, float_linear, int_linear
 from mpq.quant.lstm import recurrence
 from mpq.rescore.forest import Forest, Ids, levels
 
@@ -48,7 +47,7 @@ def take_apart(lstm: nn.LSTM | QuantLSTM) -> list[Layer]:
         if isinstance(weight, Quantized):
             gates = partial(int_linear, codes=weight.codes, scale=weight.scale, bias=bias)
         else:
-            gates = partial(F.linear, weight=weight, bias=bias)
+            gates = partial(float_linear, weight=weight, bias=bias)
         result.append(Layer(gates, _weight(lstm, f"weight_hh_l{layer}")))
     return result
 

@@ -77,11 +77,15 @@ class Meter(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
-                self._count(leaf.untyped_storage())
+                self._count(leaf)
         return result
 
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
+    def _count(self, tensor: torch.Tensor) -> None:
+        if tensor.is_mkldnn:  # has no storage that can be looked at
+            storage, key, size = tensor, id(tensor), tensor.nbytes
+        else:
+            storage = tensor.untyped_storage()
+            key, size = storage._cdata, storage.nbytes()
         if key in self._seen:
             return
         self._seen.add(key)
