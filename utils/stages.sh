@@ -97,23 +97,14 @@ quantize_systems() {
   run_jobs
 }
 
-# Rescores the first set, tuning the weights there, then the others with those weights: rescore EXP OUT MODEL|"" SET...
-rescore() {
-  local exp=$1 out=$2 lm=() tuned=$4 set
-  [ -z "$3" ] || lm=(--lm "$3")
-  mpq rescore --nbest "$exp/decode/$tuned/nbest.jsonl.gz" "${lm[@]}" --tune "$exp/data/$tuned/text" \
-    --weights-out "$out/weights.yaml" --out "$out/$tuned.jsonl.gz" --hyp-out "$out/hyp-$tuned.txt"
-  for set in "${@:5}"; do
-    mpq rescore --nbest "$exp/decode/$set/nbest.jsonl.gz" "${lm[@]}" --weights "$out/weights.yaml" \
-      --out "$out/$set.jsonl.gz" --hyp-out "$out/hyp-$set.txt"
-  done
-}
-
-# The job of it, of the first pass alone where there is no model: rescore_job NAME OUT [MODEL]
+# Rescores all sets, with weights tuned on the first; the first pass alone where there is no model: rescore_job NAME OUT [MODEL]
 rescore_job() {
-  local nbest=("${sets[@]/%//nbest.jsonl.gz}") hyps=("${sets[@]/#/hyp-}") inputs
-  hyps=("${hyps[@]/%/.txt}") inputs=("${nbest[@]/#/$exp/decode/}" "${@:3}")
-  job "$1" --in "${inputs[@]}" --out "$2/weights.yaml" "${hyps[@]/#/$2/}" -- rescore "$exp" "$2" "${3:-}" "${sets[@]}"
+  local out=$2 lm=() nbest=("${sets[@]/%//nbest.jsonl.gz}") lists=("${sets[@]/%/.jsonl.gz}") hyps=("${sets[@]/#/hyp-}")
+  [ $# -eq 2 ] || lm=(--lm "$3")
+  nbest=("${nbest[@]/#/$exp/decode/}") lists=("${lists[@]/#/$out/}") hyps=("${hyps[@]/#/$out/}") hyps=("${hyps[@]/%/.txt}")
+  job "$1" --in "${nbest[@]}" "${@:3}" --out "$out/weights.yaml" "${hyps[@]}" \
+    -- mpq rescore --nbest "${nbest[@]}" "${lm[@]}" --tune "$exp/data/${sets[0]}/text" \
+      --weights-out "$out/weights.yaml" --out "${lists[@]}" --hyp-out "${hyps[@]}"
 }
 
 # Stage 9

@@ -11,6 +11,7 @@ score = am + ngram_weight * lm + lm_weight * nnlm + word_bonus * words
 
 Without --lm the scores "nnlm" that are in the lists are used, if any.  --tune REF finds the weights with the fewest
 word errors against the Kaldi text REF: use a development set, never a test set; lattices take its result by --weights.
+--nbest takes several files, --out and --hyp-out then one for each: weights are tuned on the first, which REF is of.
 
 Each distinct history of an utterance is computed once; --merge-order N takes histories for the same whose last N - 1
 words are (exact where N exceeds the words of every path).  --carry-over lets every utterance go on from the best
@@ -19,6 +20,7 @@ hypotheses of its recording so far; with --tune, the weights are tuned first wit
 Examples:
   mpq rescore --nbest dev.jsonl.gz --lm exp/quant/lstm-2/model.mpq --tune exp/data/dev/text --weights-out weights.yaml
   mpq rescore --nbest test.jsonl.gz --lm exp/quant/lstm-2/model.mpq --weights weights.yaml --hyp-out hyp-test.txt
+  mpq rescore --nbest dev.jsonl.gz test.jsonl.gz --lm model.mpq --tune dev.txt --hyp-out hyp-dev.txt hyp-test.txt
   mpq rescore --lattice lat.gz --words exp/lang/words.txt --lm model.mpq --weights weights.yaml --hyp-out hyp-test.txt
   mpq rescore --nbest nbest.jsonl --lm model.mpq --lm-weight 0.5 --carry-over utt2rec --out rescored.jsonl
 """
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``mpq rescore``."""
-    parser.add_argument("--nbest", type=str, metavar="FILE", help="n-best lists, or a Kaldi folder")
+    parser.add_argument("--nbest", type=str, nargs="+", metavar="FILE", help="n-best lists, or a Kaldi folder")
     parser.add_argument("--lattice", type=str, metavar="FILE", help="lattices, instead of n-best lists")
     parser.add_argument("--words", type=str, metavar="FILE", help="symbol table of the lattices")
     parser.add_argument("--lm", "--model", type=str, metavar="FILE", help="model.mpq, float or packed, or its folder")
@@ -50,10 +52,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--lm-weight", type=float, help="weight of the neural LM's score (default: 0)")
     parser.add_argument("--word-bonus", type=float, help="added for every word (default: 0)")
     parser.add_argument("--weights", type=str, metavar="YAML", help="the three weights, as --weights-out writes them")
-    parser.add_argument("--tune", type=str, metavar="REF", help="tune the weights on these lists, against this text")
+    parser.add_argument("--tune", type=str, metavar="REF", help="tune the weights on the first lists against this text")
     parser.add_argument("--weights-out", type=str, metavar="YAML", help="write the weights")
-    parser.add_argument("--out", type=str, metavar="FILE", help="write the result; lists, ends in /: a Kaldi folder")
-    parser.add_argument("--hyp-out", type=str, metavar="FILE", help="write the best hypotheses as Kaldi text")
+    parser.add_argument("--out", type=str, nargs="+", metavar="FILE", help="write the result; ends in /: Kaldi folder")
+    parser.add_argument("--hyp-out", type=str, nargs="+", metavar="FILE", help="write the best hypotheses, Kaldi text")
     parser.add_argument(
         "--batch-mb", type=float, default=32.0, help="memory for the model's activations, never exceeded"
     )
@@ -76,23 +78,29 @@ def _rescore_lists(args: Namespace) -> None:
     from mpq.io import BadInput, NBest, write_text
     from mpq.rescore import best_texts, rerank
 
-    nbests = [NBest(nbest.utt, nbest.hyps[: args.depth]) for nbest in _read(args.nbest)]
-    if not nbests:
-        raise BadInput(f"{args.nbest}: holds no n-best lists; expected at least one")
-    nbests, weights, note = _scored(args, nbests)
-    rescored = [rerank(nbest, weights) for nbest in nbests]
-    if args.weights_out:
-        weights.write(args.weights_out)
-    if args.out:
-        _write(args.out, rescored)
-    if args.hyp_out:
-        write_text(args.hyp_out, best_texts(rescored))
-    n_hyps = sum(len(nbest.hyps) for nbest in nbests)
-    print(f"rescore: {len(nbests)} utterances, {n_hyps} hypotheses, {weights}{note}: {args.out or args.hyp_out or '-'}")
+    lm = _load(args) if args.lm else None
+    weights = None if args.tune else _weights(args)
+    for i, path in enumerate(args.nbest):
+        nbests = [NBest(nbest.utt, nbest.hyps[: args.depth]) for nbest in _read(path)]
+        if not nbests:
+            raise BadInput(f"{path}: holds no n-best lists; expected at least one")
+        nbests, weights, note = _scored(args, path, nbests, lm, weights)
+        rescored = [rerank(nbest, weights) for nbest in nbests]
+        if args.weights_out:
+            weights.write(args.weights_out)
+        if args.out:
+            _write(args.out[i], rescored)
+        if args.hyp_out:
+            write_text(args.hyp_out[i], best_texts(rescored))
+        n_hyps = sum(len(nbest.hyps) for nbest in nbests)
+        written = (args.out or args.hyp_out or ["-"] * len(args.nbest))[i]
+        print(f"rescore: {len(nbests)} utterances, {n_hyps} hypotheses, {weights}{note}: {written}")
 
 
-def _scored(args: Namespace, nbests: list[NBest]) -> tuple[list[NBest], Weights, str]:
-    """The lists with the model's scores, the weights, and what tuning found."""
+def _scored(
+    args: Namespace, path: str, nbests: list[NBest], lm: LoadedLm | None, weights: Weights | None
+) -> tuple[list[NBest], Weights, str]:
+    """The lists of `path` with the model's scores, the weights (tuned where there are none), and what tuning found."""
     from mpq.io import read_text
     from mpq.rescore import (
         Budget,
@@ -108,20 +116,22 @@ def _scored(args: Namespace, nbests: list[NBest]) -> tuple[list[NBest], Weights,
 
     scoring = Scoring(Budget.of_mb(args.batch_mb), args.merge_order)
     places = read_recordings(args.carry_over) if args.carry_over else {}
-    refs = read_text(args.tune) if args.tune else {}
-    if args.tune:
-        check_refs(nbests, refs, args.nbest, args.tune)
-    lm = _load(args) if args.lm else None
+    refs = read_text(args.tune) if weights is None else {}
+    if weights is None:
+        check_refs(nbests, refs, path, args.tune)
     if lm:
         check_units(lm.tokenizer, nbests)
-    if lm and not (args.carry_over and not args.tune):
+    if lm and (weights is None or not args.carry_over):
         nbests = list(add_lm_scores(lm.model, lm.tokenizer, nbests, scoring))
-    weights = tune(nbests, refs).weights if args.tune else _weights(args)
+    tuned = None
+    if weights is None:
+        tuned = tune(nbests, refs)
+        weights = tuned.weights
     if lm and args.carry_over:
         nbests = carry_over(lm.model, lm.tokenizer, nbests, places, weights, scoring)
-    if not args.tune:
+        tuned = tune(nbests, refs) if tuned else None
+    if tuned is None:
         return nbests, weights, ""
-    tuned = tune(nbests, refs)
     return nbests, tuned.weights, f", WER {tuned.rate:.2f} (oracle {oracle(nbests, refs).rate:.2f})"
 
 
@@ -146,15 +156,15 @@ def _rescore_lattices(args: Namespace) -> None:
             yield lattice
 
     if args.out:
-        write_lattices(args.out, rescored())
+        write_lattices(args.out[0], rescored())
     else:
         for _ in rescored():
             pass
     if args.hyp_out:
-        write_text(args.hyp_out, best)
+        write_text(args.hyp_out[0], best)
     if args.weights_out:
         weights.write(args.weights_out)
-    print(f"rescore: {len(best)} lattices, {n_arcs} arcs, {weights}: {args.out or args.hyp_out or '-'}")
+    print(f"rescore: {len(best)} lattices, {n_arcs} arcs, {weights}: {(args.out or args.hyp_out or ['-'])[0]}")
 
 
 def _load(args: Namespace) -> LoadedLm:
@@ -190,6 +200,11 @@ def _check(args: Namespace) -> None:
         if args[name] is not None:
             kind, other = ("--lattice", "--nbest") if args.lattice else ("--nbest", "--lattice")
             raise BadInput(f"--{name.replace('_', '-')}: not for {kind}; it goes with {other}")
+    n_files = 1 if args.lattice else len(args.nbest)
+    for name in ("out", "hyp_out"):
+        if args[name] and len(args[name]) != n_files:
+            option = f"--{name.replace('_', '-')}"
+            raise BadInput(f"{option}: {len(args[name])} given; expected {n_files}, one for each file that is read")
     _check_outputs(args)
 
 
@@ -199,13 +214,14 @@ def _check_outputs(args: Namespace) -> None:
 
     from mpq.io import BadInput, check_writable
 
-    folder = args.out and args.out.endswith("/")
-    outputs = [Path(path) for path in (args.weights_out, args.out, args.hyp_out) if path]
+    folders = [path for path in args.out or () if path.endswith("/")]
+    paths = [*([args.weights_out] if args.weights_out else []), *(args.out or ()), *(args.hyp_out or ())]
+    outputs = [Path(path) for path in paths]
     if len(set(outputs)) < len(outputs):
         raise BadInput(f"--out, --hyp-out and --weights-out: {', '.join(map(str, outputs))}: expected different files")
-    for path in outputs:
-        name = path / "words_text" if folder and path == Path(args.out) else path
-        check_writable(name, [args.nbest, args.lattice, args.words, args.lm, args.weights, args.tune, args.carry_over])
+    inputs = [*(args.nbest or ()), args.lattice, args.words, args.lm, args.weights, args.tune, args.carry_over]
+    for path in paths:
+        check_writable(Path(path, "words_text") if path in folders else path, inputs)
 
 
 def _weights(args: Namespace) -> Weights:

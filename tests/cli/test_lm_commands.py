@@ -52,6 +52,12 @@ def test_from_training_to_rescoring(lm: Path, tmp_path: Path, mpq: Mpq) -> None:
     out = mpq.succeed("rescore --nbest out.jsonl --weights w.yaml --hyp-out hyp.txt --out kaldi/")
     assert (tmp_path / "hyp.txt").read_text() == "u1 the king went up\n"
     assert next(read_kaldi_nbest(tmp_path / "kaldi")).hyps[0].text == "the king went up"
+    both = "rescore --nbest nbest.jsonl.gz out.jsonl --lm q --tune ref --weights-out w2.yaml --out a.jsonl b.jsonl"
+    assert mpq.succeed(both).count("1 utterances, 3 hypotheses") == 2
+    assert (tmp_path / "w2.yaml").read_bytes() == (tmp_path / "w.yaml").read_bytes()
+    for name in "ab":
+        assert (tmp_path / f"{name}.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
+    assert "--hyp-out: 1 given; expected 2, one for each" in mpq.fail(f"{both} --hyp-out h")
 
     weights = read_yaml(tmp_path / "w.yaml")
     (nbest,) = read_nbest(tmp_path / "out.jsonl")
