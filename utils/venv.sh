@@ -78,13 +78,15 @@ venv_make() (
 
 # Shows that the installation is alive, one line every 20 s, and its last words if it fails: venv_watch PID LOG
 venv_watch() {
-  local pid=$1 log=$2 next=20 rc
+  local pid=$1 log=$2 next=20 last rc
   trap 'kill -- "-$pid" 2> /dev/null; exit 130' INT TERM HUP
   SECONDS=0
   while kill -0 "$pid" 2> /dev/null; do
     sleep 0.2
     if [ "$SECONDS" -ge "$next" ]; then
-      venv_say "$SECONDS s, still installing. $(tail -n 1 "$log" | tr -d '\r' | cut -c1-90)"
+      last=$(tail -n 1 "$log" | tr -d '\r' | cut -c1-90)
+      [[ $last != "Installed "* ]] || last="All packages are there; compiling them, so that programs start faster"
+      venv_say "$SECONDS s, still installing. $last"
       next=$((next + 20))
     fi
   done

@@ -5,15 +5,18 @@ Reads   text files, one sentence a line: their words are the vocabulary of the n
         come from --dictionary (default: CMUdict), and from espeak for words outside it unless --g2p none.
 Writes  OUT/{lexicon,phones,words}.txt, OUT/tokenizer.model (sentencepiece; not with --units 0), OUT/lm.arpa
         (from --text, or a copy of --arpa), OUT/units.txt (what the acoustic model tells apart: --acoustic-units) and
-        OUT/HLG.fst, the graph over these units.
+        OUT/HLG.fst, the graph over these units. With --only-units nothing but OUT/tokenizer.model, which is all that
+        language models for given n-best lists need.
 
-Example:
+Examples:
   mpq lang --text exp/data/lm/train.txt --transcripts exp/data/{train,dev}/text --out exp/lang \\
     --order 3 --prune 3e-6 --units 1000
+  mpq lang --text train.txt --out lang --units 2000 --only-units
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -55,19 +58,22 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--prune", type=float, default=0.0, help="relative perplexity that an n-gram must be worth")
     parser.add_argument("--arpa", type=str, metavar="FILE", help="take this n-gram model instead of estimating one")
     parser.add_argument("--units", type=int, default=1000, help="number of sentencepiece units; 0 for no tokenizer")
+    parser.add_argument("--only-units", action="store_true", help="make the sentencepiece units and nothing else")
 
 
 def run(args: Namespace) -> None:
     """Runs ``mpq lang``."""
-    import shutil
-    import sys
+    _check(args)
+    if args.only_units:
+        _make_units(args)
+    else:
+        _make_folder(args)
 
-    from mpq.fst.graph import build_graph
-    from mpq.fst.units import Units
-    from mpq.io import BadInput, atomic_path, check_writable, read_text
-    from mpq.lang.arpa import read_arpa
-    from mpq.lang.ngram import check_ngram_options, read_sentences, train_ngram
-    from mpq.lang.tokenizer import train_tokenizer
+
+def _check(args: Namespace) -> None:
+    """Refuses options that are wrong or contradict each other, before any work is done."""
+    from mpq.io import BadInput
+    from mpq.lang.ngram import check_ngram_options
 
     if args.g2p not in ("espeak", "none"):
         raise BadInput(f"--g2p {args.g2p}: expected espeak or none")
@@ -75,7 +81,37 @@ def run(args: Namespace) -> None:
         raise BadInput("--units 0: --acoustic-units pieces needs the number of sentencepiece units")
     if args.units < 0:
         raise BadInput(f"--units {args.units}: expected the number of units, or 0 for no tokenizer")
+    if args.only_units and not args.units:
+        raise BadInput("--units 0: --only-units makes nothing else; give the number of sentencepiece units")
+    if args.only_units and (args.arpa or args.transcripts):
+        raise BadInput("--only-units: makes no lexicon and no graph; leave --arpa and --transcripts out")
     check_ngram_options(args.order, args.prune)
+
+
+def _make_units(args: Namespace) -> None:
+    """Makes the tokenizer alone."""
+    from mpq.data.lmtext import Tokenizer
+    from mpq.io import check_writable
+    from mpq.lang.ngram import read_sentences
+    from mpq.lang.tokenizer import train_tokenizer
+
+    path = Path(args.out) / "tokenizer.model"
+    check_writable(path, args.text)
+    train_tokenizer(read_sentences(args.text), path, args.units)
+    print(f"lang: {len(Tokenizer(path))} sentencepiece units: {path}")
+
+
+def _make_folder(args: Namespace) -> None:
+    """Makes all that decoding and training need."""
+    import shutil
+
+    from mpq.fst.graph import build_graph
+    from mpq.fst.units import Units
+    from mpq.io import atomic_path, check_writable, read_text
+    from mpq.lang.arpa import read_arpa
+    from mpq.lang.ngram import read_sentences, train_ngram
+    from mpq.lang.tokenizer import train_tokenizer
+
     out, arpa = Path(args.out), Path(args.out) / "lm.arpa"
     check_writable(arpa, [args.arpa])
     sentences = read_sentences(args.text)
@@ -92,17 +128,25 @@ def run(args: Namespace) -> None:
     units = Units(lexicon.phones, args.acoustic_units == "biphones")
     units.write(out)
     if args.units and args.acoustic_units != "pieces":
+        _tell(f"{len(lexicon)} words have pronunciations; training {args.units} sentencepiece units")
         train_tokenizer(sentences, out / "tokenizer.model", args.units)
     if args.arpa:
         with atomic_path(arpa) as temporary:
             shutil.copyfile(args.arpa, temporary)
     else:
+        _tell(f"estimating an n-gram model of order {args.order} from {len(sentences)} sentences")
         train_ngram(sentences, arpa, args.order, args.prune)
+    _tell("composing the decoding graph")
     graph = build_graph(lexicon, out, arpa, units)
     print(
         f"lang: {len(lexicon)} words ({len(guessed)} pronounced by espeak), {len(units)} {args.acoustic_units}, "
         f"graph of {graph.num_states} states: {out}"
     )
+
+
+def _tell(what: str) -> None:
+    """Says on standard error what takes long now."""
+    print(f"lang: {what}", file=sys.stderr, flush=True)
 
 
 def _make_lexicon(args: Namespace, words: set[str], sentences: list[list[str]]) -> tuple[Lexicon, list[str]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from mpq.io import BadInput, PathLike, SymbolTable, atomic_write, read_lines, read_symbols, write_symbols
+from mpq.io import BadInput, PathLike, SymbolTable, atomic_write, progress, read_lines, read_symbols, write_symbols
 
 BLANK = "<blk>"
 Pronunciations = dict[str, list[tuple[str, ...]]]
@@ -176,7 +176,7 @@ def build_lexicon(
             "or allow espeak to pronounce them"
         )
     if pronounce is not None:
-        entries.update({word: [pronounce(word)] for word in missing})
+        entries.update({word: [pronounce(word)] for word in progress(missing, what="pronounce")})
     known = {p for dictionary in dictionaries for variants in dictionary.values() for v in variants for p in v}
     spoken = {p for word in missing for p in entries[word][0]} if pronounce is not None else set()
     return Lexicon(entries, sorted(known | spoken)), missing

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mpq.io import BadInput, PathLike, atomic_path, read_lines, split_words
+from mpq.io import BadInput, PathLike, atomic_path, progress, read_lines, split_words
 
 _ORDERS = range(2, 6)  # kaldingram's unigram models lack words
 
@@ -22,7 +22,7 @@ def read_sentences(paths: Iterable[PathLike]) -> list[list[str]]:
     paths = list(paths)
     sentences = []
     for path in paths:
-        for number, line in read_lines(path):
+        for number, line in progress(read_lines(path), what=f"read {Path(path).name}"):
             words = split_words(line)
             reserved = {"<s>", "</s>", "<eps>", "#0"} & set(words)
             if reserved:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -48,6 +49,15 @@ def test_lang_of_other_acoustic_units(mpq_cli: Cli, text: Path, tmp_path: Path) 
     assert all("".join(pieces.split()) == "\u2581" + word for word, pieces in lexicon.items()) and len(lexicon) == 6
     done = mpq_cli("lang", "--text", text, "--out", "q", "--units", 0, "--acoustic-units", "pieces")
     assert "--acoustic-units pieces needs the number" in failed(done)
+
+
+def test_lang_of_units_only(mpq_cli: Cli, text: Path, tmp_path: Path) -> None:
+    done = mpq_cli("lang", "--text", text, "--out", "u", "--units", 40, "--only-units")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert re.fullmatch(r"lang: \d+ sentencepiece units: u/tokenizer.model\n", done.stdout)
+    assert [path.name for path in (tmp_path / "u").iterdir()] == ["tokenizer.model"]
+    for options in (("--units", 0), ("--transcripts", text)):
+        assert "--only-units" in failed(mpq_cli("lang", "--text", text, "--out", "u", "--only-units", *options))
 
 
 def test_ngram_estimates_and_measures(mpq_cli: Cli, text: Path) -> None:
