@@ -2,7 +2,7 @@
 
 Reads   --nbest: JSON lines (.gz allowed), {"utt": "id", "hyps": [{"text": "w w", "am": -12.3, "lm": -4.5}, ...]},
         natural-log scores; or a Kaldi n-best folder (words_text, ac_cost, lm_cost);
-        or --lattice: a Kaldi archive of lattices, with --words, the words.txt that it was made with.
+        or --lattice: a Kaldi archive of lattices, or a .pt file of k2's, with --words, the words.txt it was made with.
 Writes  --out: the lists, best first, with the neural LM's score "nnlm" and the sum "score" (JSON lines, or a Kaldi
         folder where --out ends in /); of lattices an archive whose graph costs hold the weighted sum of both models;
         --hyp-out: the best hypotheses as Kaldi text; --weights-out: the weights (YAML).

@@ -39,7 +39,7 @@ _ARC_TYPES = {
 _ONE: Weight = (0.0, 0.0, ())
 
 
-def read_lattices(path: PathLike, symbols: SymbolTable | None = None) -> Iterator[Lattice]:
+def read_kaldi_lattices(path: PathLike, symbols: SymbolTable | None = None) -> Iterator[Lattice]:
     """Yield the lattices of a Kaldi archive: text or binary, found out by itself; gzip by suffix.
 
     Args:
@@ -67,7 +67,7 @@ def read_lattices(path: PathLike, symbols: SymbolTable | None = None) -> Iterato
             yield lattice
 
 
-def write_lattices(
+def write_kaldi_lattices(
     path: PathLike, lattices: Iterable[Lattice], symbols: SymbolTable | None = None, binary: bool = True
 ) -> None:
     """Write a Kaldi archive of ``CompactLattice``, gzip by suffix; costs are stored in single precision.
