@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from resident import begin_maximum, status
 
 from mpq.data.lmtext import Tokenizer
 from mpq.lm import LmConfig, build_lm, load_lm, save_lm
@@ -35,12 +36,6 @@ CONFIGS = [
     LmConfig("lstm", dim=1024, layers=2),
     LmConfig("transformer", dim=512, layers=6, heads=8, dim_ff=4096),
 ]
-
-
-def status(field: str) -> int:
-    """A size of this process in bytes, from Linux: VmRSS, or VmHWM, its maximum."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 def settle() -> int:
@@ -59,7 +54,7 @@ def measure(path: Path, packed: bool) -> dict[str, float]:
     resident = settle() - before
     tensors = {tensor.data_ptr(): tensor.nbytes for tensor in lm.model.state_dict().values()}
     hyps = [torch.randint(3, len(lm.tokenizer), (20,)).tolist() for _ in range(20)]
-    Path("/proc/self/clear_refs").write_text("5")  # the maximum counts from here
+    begin_maximum()
     score_edges(lm.model, prefix_forest([hyps], lm.tokenizer.eos, [[lm.tokenizer.bos]])[0])
     scoring = status("VmHWM") - before
     sizes = {"tensors_mb": sum(tensors.values()), "resident_mb": resident, "scoring_mb": scoring}

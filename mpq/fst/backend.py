@@ -161,7 +161,7 @@ def make_search(fst: Backend, graph: Any) -> Search:
 
 def _k2_path_sums(log_probs: Tensor, lengths: Tensor, graphs: Fsa | Sequence[Fsa]) -> tuple[Tensor, Tensor]:
     """As :func:`mpq.fst.lfmmi.native_path_sums`, by k2 in float32."""
-    arcs = [_arcs(graph) for graph in ([graphs] if isinstance(graphs, Fsa) else graphs)]
+    arcs = [k2_arcs(graph) for graph in ([graphs] if isinstance(graphs, Fsa) else graphs)]
     inside = torch.arange(log_probs.shape[1], device=log_probs.device) < lengths[:, None]
     frames = torch.where(inside[..., None], log_probs.detach(), 0.0)
     totals, posteriors = _adapter().path_sums(frames, lengths, arcs)
@@ -171,7 +171,7 @@ def _k2_path_sums(log_probs: Tensor, lengths: Tensor, graphs: Fsa | Sequence[Fsa
 _packed: WeakKeyDictionary[Fsa, Tensor] = WeakKeyDictionary()
 
 
-def _arcs(graph: Fsa) -> Tensor:
+def k2_arcs(graph: Fsa) -> Tensor:
     """The acceptor as k2's arcs, made once."""
     if graph not in _packed:
         n = len(graph.final)
