@@ -14,6 +14,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 import sys
 import zlib
 from collections.abc import Hashable, Iterable, Iterator, Mapping
@@ -97,6 +98,47 @@ def atomic_write(path: PathLike, mode: str = "w") -> Iterator[IO[Any]]:
         if mode == "w":
             stream = stack.enter_context(io.TextIOWrapper(stream, encoding="utf-8", newline="\n"))
         yield stream
+
+
+@contextmanager
+def atomic_folder(path: PathLike) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``; if the block ends well, its files are moved to the folder ``path``.
+
+    A folder that is there keeps its other files; its files of the same names are replaced once all are written.
+
+    Raises:
+        BadInput: ``path`` or a part of it is a file.
+        OSError: writing failed; its ``filename`` is in ``path``, which is left as it was.
+    """
+    check_writable(Path(path) / "file")
+    target = Path(path).resolve()
+    temporary = target.with_name(f".tmp-{secrets.token_hex(4)}-{target.name}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        target.mkdir(exist_ok=True)
+        for file in sorted(temporary.iterdir()):
+            os.replace(file, target / file.name)
+    except OSError as error:
+        if error.filename is not None:
+            error.filename = str(error.filename).replace(str(temporary), str(path))
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def os_errors() -> Iterator[None]:
+    """Raise the ``OSError`` of a full disk as it is, where a library (``torch.save``) hides it behind its own error."""
+    try:
+        yield
+    except RuntimeError as error:
+        cause = error.__context__
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
+        if cause is None:
+            raise
+        raise cause from None
 
 
 def open_bytes(path: PathLike) -> IO[bytes]:

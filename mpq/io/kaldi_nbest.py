@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from mpq.io.errors import BadInput
-from mpq.io.files import PathLike, atomic_write
+from mpq.io.files import PathLike, atomic_folder, atomic_write
 from mpq.io.nbest import Hyp, NBest
 from mpq.io.symbols import SymbolTable
 from mpq.io.text import read_text, split_words
@@ -46,10 +46,10 @@ def read_kaldi_nbest(folder: PathLike, symbols: SymbolTable | None = None) -> It
 
 
 def write_kaldi_nbest(folder: PathLike, nbests: Iterable[NBest]) -> None:
-    """Write n-best lists as a Kaldi n-best folder with ``words_text``, ``ac_cost`` and ``lm_cost``."""
-    with ExitStack() as stack:
+    """Write n-best lists as a Kaldi n-best folder with ``words_text``, ``ac_cost`` and ``lm_cost``, all or none."""
+    with atomic_folder(folder) as root, ExitStack() as stack:
         names = ("words_text", "ac_cost", "lm_cost")
-        texts, acoustic, graph = (stack.enter_context(atomic_write(Path(folder) / name)) for name in names)
+        texts, acoustic, graph = (stack.enter_context(atomic_write(root / name)) for name in names)
         for nbest in nbests:
             for rank, hyp in enumerate(nbest.hyps, start=1):
                 key = f"{nbest.utt}-{rank}"

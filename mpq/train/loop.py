@@ -30,7 +30,7 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
-from mpq.io import SEEDS, BadInput, atomic_write, check_ranges, hash_config, progress, write_jsonl
+from mpq.io import SEEDS, BadInput, atomic_write, check_ranges, hash_config, os_errors, progress, write_jsonl
 
 SCHEDULES = ("linear", "cosine", "constant")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true")
@@ -370,7 +370,7 @@ def _save(
     optimizer: torch.optim.Optimizer,
     plugins: Sequence[Plugin],
 ) -> None:
-    with atomic_write(exp_dir / "checkpoint.pt", "wb") as file:
+    with atomic_write(exp_dir / "checkpoint.pt", "wb") as file, os_errors():
         torch.save(
             {
                 "run_key": run_key,

@@ -15,21 +15,27 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mpq.io import (
     BadInput,
+    Hyp,
+    NBest,
     atomic_path,
     atomic_write,
     check_writable,
     hash_config,
     open_text,
+    os_errors,
     read_jsonl,
+    read_kaldi_nbest,
     read_lines,
     read_yaml,
     sha256_file,
     write_jsonl,
+    write_kaldi_nbest,
     write_yaml,
 )
 
@@ -80,6 +86,35 @@ def test_no_room_names_the_file_and_leaves_the_old_one(tmp_path: Path, name: str
     assert caught.value.filename == str(path)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == [name]
+
+
+def test_no_room_for_what_a_library_writes(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    with pytest.raises(OSError) as caught, largest_file(4096), atomic_write(path, "wb") as file, os_errors():
+        torch.save({"a": torch.zeros(100_000)}, file)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(RuntimeError, match="another"), os_errors():
+        raise RuntimeError("another")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_no_room_for_a_folder(tmp_path: Path, there: bool) -> None:
+    folder, old = tmp_path / "nbest", [NBest("u", [Hyp("a b", -1.0, -2.0)])]
+    if there:
+        write_kaldi_nbest(folder, old)
+    # words_text fits, the costs of many digits do not
+    new = [NBest(f"u{i}", [Hyp("w", -1 / (i + 3), -1 / (i + 7))]) for i in range(200)]
+    with pytest.raises(OSError) as caught, largest_file(4096):
+        write_kaldi_nbest(folder, new)
+    assert caught.value.errno == errno.EFBIG and caught.value.filename in (f"{folder}/ac_cost", f"{folder}/lm_cost")
+    assert os.listdir(tmp_path) == (["nbest"] if there else [])
+    if there:
+        assert list(read_kaldi_nbest(folder)) == old
+        (folder / "other").touch()
+    write_kaldi_nbest(folder, new)
+    assert list(read_kaldi_nbest(folder)) == new and (folder / "other").exists() == there
+    assert os.listdir(tmp_path) == ["nbest"]
 
 
 def test_full_disk(tmp_path: Path) -> None:
