@@ -20,9 +20,9 @@ from mpq.io.files import (
     write_jsonl,
     write_yaml,
 )
-from mpq.io.lattice_files import read_lattices, write_lattices
 from mpq.io.kaldi_nbest import read_kaldi_nbest, write_kaldi_nbest
 from mpq.io.lattice import Lattice, LatticeBuilder
+from mpq.io.lattice_files import read_lattices, write_lattices
 from mpq.io.nbest import Hyp, NBest, read_nbest, write_nbest
 from mpq.io.progress import progress
 from mpq.io.ranges import SEEDS, check_range, check_ranges
