@@ -1,7 +1,7 @@
 """What smoothing the error surface is worth when weights are tuned: JSON lines.
 
 Both ways tune on the same part of a recipe's rescored test lists, drawn anew each time, and are tried on the rest: the
-project's (`mpq.rescore.tune`), and its peer, the point with the fewest errors of the same grids. Each line holds the
+project's (`mpq.rescore.tune`), and its peer, the point with the fewest errors of the same grid. Each line holds the
 mean word error rates, their difference and its standard error over the draws.
 
     python benchmarks/tune.py --exp egs/mini/exp                # the float32 models; --systems lstm-2bit ... others
@@ -11,29 +11,21 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
 
-from mpq.io import NBest, read_nbest, read_text
+from mpq.io import read_nbest, read_text
 from mpq.rescore import Weights, tune
-from mpq.rescore.tune import LM_WEIGHTS, NGRAM_WEIGHTS, REACH, STEPS, WORD_BONUSES, ErrorSurface
-
-Refs = Mapping[str, Sequence[str]]
+from mpq.rescore.tune import SHARES, TOTALS, WORD_BONUSES, ErrorSurface
 
 
-def fewest_errors(nbests: Sequence[NBest], refs: Refs) -> Weights:
-    """The best point of the coarse grid, then of the fine one around it."""
-    surface = ErrorSurface(nbests, refs)
-    axes: list[Sequence[float]] = [NGRAM_WEIGHTS, LM_WEIGHTS, WORD_BONUSES]
-    for _ in range(2):
-        errors = surface.grid(axes)
-        best = [axis[i] for axis, i in zip(axes, np.unravel_index(errors.argmin(), errors.shape), strict=True)]
-        axes = [[v + i * step for i in range(-REACH, REACH + 1)] for v, step in zip(best, STEPS, strict=True)]
-        axes[:2] = [[value for value in axis if value >= 0.0] for axis in axes[:2]]
-    return Weights(*best)
+def fewest_errors(surface: ErrorSurface) -> Weights:
+    """The best point of the grid."""
+    errors = surface.grid(SHARES, 1.0)
+    s, t, b = np.unravel_index(errors.argmin(), errors.shape)
+    return Weights(TOTALS[t] * (1 - SHARES[s]), TOTALS[t] * SHARES[s], WORD_BONUSES[b])
 
 
 def main() -> None:
@@ -55,7 +47,7 @@ def main() -> None:
             tune_refs, try_refs = ({n.utt: refs[n.utt] for n in part} for part in (ours, others))
             surface, words = ErrorSurface(others, try_refs), sum(map(len, try_refs.values()))
             rates["smoothed"].append(100 * surface.errors(tune(ours, tune_refs).weights) / words)
-            rates["fewest"].append(100 * surface.errors(fewest_errors(ours, tune_refs)) / words)
+            rates["fewest"].append(100 * surface.errors(fewest_errors(ErrorSurface(ours, tune_refs))) / words)
         gain = [a - b for a, b in zip(rates["smoothed"], rates["fewest"], strict=True)]
         line = {"benchmark": "tune", "system": system, "utts": args.utts, "draws": args.draws}
         line |= {"wer": round(mean(rates["smoothed"]), 3), "peer_wer": round(mean(rates["fewest"]), 3)}

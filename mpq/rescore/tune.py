@@ -1,9 +1,12 @@
-"""Weights that make few word errors on a development set: a coarse grid, then the middle of a good region.
+"""Weights that make few word errors on a development set: the middle of a good region of a grid.
 
-The fewest errors of a fine grid are a matter of luck: neighbouring weights differ by a handful of errors that say
-nothing about other speech. So the fine grid is smoothed: a point's errors are averaged with those of the points around
-it, and the least average wins. On mini's test set, tuned on 300 utterances of it and tried on the others, that makes
-fewer errors than the best point itself (benchmarks/tune.py).
+The fewest errors of a grid are a matter of luck: neighbouring weights differ by a handful of errors that say nothing
+about other speech. So the grid is smoothed: a point's errors are averaged with those of the points around it, and the
+least average wins. On mini's test set, tuned on 300 utterances of it and tried on the others, that makes fewer errors
+than the best point itself (benchmarks/tune.py).
+
+The axes of the grid are what the language models weigh together, the neural model's share of it, and the word bonus:
+good weights lie along a ridge, where n-gram and neural model stand in for each other and the sum hardly changes.
 """
 
 from __future__ import annotations
@@ -20,11 +23,10 @@ from mpq.io import NBest
 from mpq.rescore.combine import Weights, error_count, n_words
 from mpq.score.wer import check_ids
 
-NGRAM_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-LM_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-WORD_BONUSES = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
-STEPS = (0.125, 0.125, 0.5)  # of the fine grid
-REACH = 4  # steps from the best point of the coarse grid that the fine one goes, each way
+SHARES = tuple(i / 8 for i in range(9))
+TOTALS = tuple(i / 8 for i in range(17))  # these and the next in units that fit the acoustic scores
+WORD_BONUSES = tuple(i / 2 for i in range(-8, 9))
+UNITS = tuple(2.0**i for i in range(-4, 6))
 KERNEL = (1.0, 4.0, 6.0, 4.0, 1.0)  # binomial
 
 Floats = npt.NDArray[np.float64]
@@ -47,7 +49,7 @@ class Tuned:
 class ErrorSurface:
     """Word errors of the first-ranked hypotheses, as a function of the weights.
 
-    The errors of every hypothesis are counted once; a weight vector then costs one matrix product and one maximum.
+    The errors of every hypothesis are counted once; a weight vector then costs a sum and a maximum.
     """
 
     def __init__(self, nbests: Sequence[NBest], refs: Mapping[str, Sequence[str]]) -> None:
@@ -69,9 +71,17 @@ class ErrorSurface:
         best = score.argmax(axis=1)
         return int(np.take_along_axis(self._errors, best[:, None], axis=1).sum())
 
-    def grid(self, axes: Sequence[Sequence[float]]) -> Floats:
-        """Word errors at all points of a grid, (n, n, n)."""
-        return np.array([[[self.errors(Weights(a, b, c)) for c in axes[2]] for b in axes[1]] for a in axes[0]], float)
+    def grid(self, shares: Sequence[float], unit: float) -> Floats:
+        """Word errors at all points (share, total, word bonus) of the grid, (n, 17, 17), as `errors` counts them."""
+        am, lm, nnlm, words = self._scores
+        found = np.empty((len(shares), len(TOTALS), len(WORD_BONUSES)))
+        for s, share in enumerate(shares):
+            for t, total in enumerate(TOTALS):
+                score = am + unit * total * (1 - share) * lm + unit * total * share * nnlm
+                for b, bonus in enumerate(WORD_BONUSES):
+                    best = (score + unit * bonus * words).argmax(axis=1)
+                    found[s, t, b] = np.take_along_axis(self._errors, best[:, None], axis=1).sum()
+        return found
 
 
 def tune(nbests: Sequence[NBest], refs: Mapping[str, Sequence[str]]) -> Tuned:
@@ -85,15 +95,13 @@ def tune(nbests: Sequence[NBest], refs: Mapping[str, Sequence[str]]) -> Tuned:
     """
     surface = ErrorSurface(nbests, refs)
     with_lm = all(hyp.nnlm is not None for nbest in nbests for hyp in nbest.hyps)
-    coarse: list[Sequence[float]] = [NGRAM_WEIGHTS, LM_WEIGHTS if with_lm else (0.0,), WORD_BONUSES]
-    centre = _least(surface.grid(coarse), coarse)
-    fine = [
-        _around(value, step) if len(axis) > 1 else [value]
-        for value, step, axis in zip(centre, STEPS, coarse, strict=True)
-    ]
-    for axis in (0, 1):
-        fine[axis] = [value for value in fine[axis] if value >= 0.0]
-    best = Weights(*_least(smooth(surface.grid(fine)), fine))
+    shares = SHARES if with_lm else (0.0,)
+    k = UNITS.index(1.0)
+    best, place = _least(surface.grid(shares, UNITS[k]), shares, UNITS[k])
+    step = 1 if place == len(TOTALS) - 1 else -1  # acoustic scores of another scale: wider grids, or finer ones
+    while 0 <= k + step < len(UNITS) and (place == len(TOTALS) - 1 if step > 0 else place <= 2):
+        k += step
+        best, place = _least(surface.grid(shares, UNITS[k]), shares, UNITS[k])
     return Tuned(best, surface.errors(best), sum(len(words) for words in refs.values()))
 
 
@@ -104,17 +112,18 @@ def smooth(errors: Floats) -> Floats:
     return errors
 
 
-def _around(value: float, step: float) -> list[float]:
-    return [value + i * step for i in range(-REACH, REACH + 1)]
+def _least(errors: Floats, shares: Sequence[float], unit: float) -> tuple[Weights, int]:
+    """The point of the grid with the least smoothed errors, of equal ones the smallest; which of `TOTALS` it has."""
+    smoothed = smooth(errors)
+    tied = np.argwhere(smoothed <= smoothed.min() + 1e-9)  # sums in another order differ in the last digits
+    return min(((_weights(shares[s], TOTALS[t], WORD_BONUSES[b], unit), int(t)) for s, t, b in tied), key=_size)
 
 
-def _least(errors: Floats, axes: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-    """The point of a grid with the least errors, then the smallest, then the first by the weights themselves."""
-    tied = np.argwhere(errors <= errors.min() + 1e-9)  # sums in another order differ in the last digits
-    points = ((axes[0][i], axes[1][j], axes[2][k]) for i, j, k in tied)
-    return min(points, key=_size)
+def _weights(share: float, total: float, bonus: float, unit: float) -> Weights:
+    return Weights(unit * total * (1 - share), unit * total * share, unit * bonus)
 
 
-def _size(point: tuple[float, float, float]) -> tuple[float, ...]:
+def _size(point: tuple[Weights, int]) -> tuple[float, ...]:
     """What decides between equally good points."""
-    return (sum(map(abs, point)), *point)
+    values = (point[0].ngram_weight, point[0].lm_weight, point[0].word_bonus)
+    return (sum(map(abs, values)), *values)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from itertools import product
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from mpq.io import BadInput, Hyp, NBest
 from mpq.rescore import Weights, best_texts, oracle, rerank, tune
 from mpq.rescore.combine import error_count
-from mpq.rescore.tune import LM_WEIGHTS, NGRAM_WEIGHTS, STEPS, WORD_BONUSES, ErrorSurface, smooth
+from mpq.rescore.tune import SHARES, TOTALS, WORD_BONUSES, ErrorSurface, smooth
 
 WORDS = ["a", "b", "c", "d"]
 
@@ -68,29 +67,37 @@ def test_a_good_region_wins_over_a_lucky_point() -> None:
     assert errors.argmin() == 2 and smooth(errors).argmin() == 8
 
 
+def weights_at(share: float, total: float, bonus: float, unit: float = 1.0) -> Weights:
+    return Weights(unit * total * (1 - share), unit * total * share, unit * bonus)
+
+
 @pytest.mark.parametrize("with_lm", [True, False])
 def test_tuning_finds_the_least_smoothed_errors(with_lm: bool) -> None:
-    nbests, refs = made_up(7, with_lm)
+    nbests, refs = made_up(25, with_lm)
     tuned = tune(nbests, refs)
-
-    def errors_at(point: tuple[float, ...]) -> int:
-        return errors_of(nbests, refs, Weights(*point))
-
-    coarse = [NGRAM_WEIGHTS, LM_WEIGHTS if with_lm else (0.0,), WORD_BONUSES]
-    centre = min(product(*coarse), key=lambda point: (errors_at(point), sum(map(abs, point)), point))
-    axes = [
-        [value + i * step for i in range(-4, 5) if value + i * step >= low] if len(axis) > 1 else [value]
-        for value, step, low, axis in zip(centre, STEPS, (0.0, 0.0, -math.inf), coarse, strict=True)
-    ]
-    grid = smooth(np.array([[[errors_at((a, b, c)) for c in axes[2]] for b in axes[1]] for a in axes[0]], float))
-    here = tuple(axis.index(value) for axis, value in zip(axes, astuple(tuned.weights), strict=True))
-    assert grid[here] == pytest.approx(grid.min())
-    assert tuned.errors == errors_at(astuple(tuned.weights))
+    axes = (SHARES if with_lm else (0.0,), TOTALS, WORD_BONUSES)
+    surface = ErrorSurface(nbests, refs)
+    points = {point: surface.errors(weights_at(*point)) for point in product(*axes)}
+    errors = np.reshape(list(points.values()), tuple(map(len, axes))).astype(float)
+    assert (surface.grid(axes[0], 1.0) == errors).all()
+    smoothed = dict(zip(points, smooth(errors).ravel(), strict=True))
+    best = [weights_at(*point) for point, value in smoothed.items() if value <= min(smoothed.values()) + 1e-9]
+    assert tuned.weights == min(best, key=lambda w: (sum(map(abs, astuple(w))), astuple(w)))
+    assert tuned.errors == errors_of(nbests, refs, tuned.weights)
     assert tuned.rate == pytest.approx(100 * tuned.errors / sum(map(len, refs.values())))
     assert tune(nbests, refs) == tuned
     if not with_lm:
         assert tuned.weights.lm_weight == 0.0
     assert oracle(nbests, refs).errors <= tuned.errors
+
+
+@pytest.mark.parametrize("scale", [0.125, 8.0])
+def test_acoustic_scores_of_another_scale(scale: float) -> None:
+    nbests, refs = made_up(25)
+    scaled = [NBest(n.utt, [replace(hyp, am=scale * hyp.am) for hyp in n.hyps]) for n in nbests]
+    usual, found = tune(nbests, refs), tune(scaled, refs)
+    assert found.errors <= usual.errors * 1.15
+    assert found.weights.lm_weight / usual.weights.lm_weight == pytest.approx(scale, rel=0.7)
 
 
 def test_ties_go_to_the_smallest_weights() -> None:
