@@ -12,9 +12,26 @@ from typing import Any, NoReturn
 
 import jsonargparse
 
+_METAVARS = {"int": "INT", "float": "FLOAT", "str": "TEXT"}
+_GROUP_FILE = "Path to a configuration file."  # what jsonargparse says of --fit CONFIG, which --config does as well
+
 
 class Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Help with defaults, and with the description's own line breaks."""
+    """Help that is short: types as names of values, defaults where there are any; the description's own line breaks."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        text = text if text.endswith("...") else text.removesuffix(".")
+        if action.required and action.option_strings:
+            return f"{text} (required)"
+        nothing = any(action.default is value for value in (None, False, argparse.SUPPRESS)) or action.default in (
+            [],
+            "",
+        )
+        return text if nothing or "default" in text else f"{text} (default: %(default)s)"
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return _METAVARS.get(self._get_type_str(action) or "") or super()._get_default_metavar_for_optional(action)
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -31,6 +48,18 @@ class Parser(jsonargparse.ArgumentParser):
             for name in action.option_strings:
                 self._option_string_actions[name] = action
                 self._option_string_actions[f"--{name.lstrip('-').replace('-', '_')}"] = action
+
+    def shorten_help(self) -> None:
+        """Leaves out of the help what says little, and of the usage what need not be given."""
+        needed = []
+        for action in self._actions:
+            if action.help == _GROUP_FILE:
+                action.help = argparse.SUPPRESS
+            elif action.dest == "print_config":
+                action.help = "print the configuration that the other options make, and exit"
+            if action.required:
+                needed.append(" ".join([*action.option_strings[:1], str(action.metavar or "TEXT")]))
+        self.usage = " ".join([self.prog, *needed, "[options]"])
 
     def parse(self, words: Sequence[str]) -> jsonargparse.Namespace:
         """Parses the words of a command line; does not return where they are wrong."""

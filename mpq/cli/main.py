@@ -65,6 +65,7 @@ def load(name: str) -> tuple[ModuleType, Parser]:
     if "--config" not in parser._option_string_actions:
         parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these options")
     parser.use_dashes()
+    parser.shorten_help()
     return module, parser
 
 

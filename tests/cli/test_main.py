@@ -108,7 +108,9 @@ def test_version(toy: Path) -> None:
 def test_help_of_a_subcommand(toy: Path) -> None:
     shown = run_toy(toy, "toy-tool", "--help").stdout
     assert "\nReads   nothing.\nExample:\n  mpq toy-tool --lr 0.1\n" in shown
-    assert "learning rate (type: float, default: 0.5)" in shown
+    assert (
+        "--lr FLOAT            learning rate (default: 0.5)\n" in shown and "usage: mpq toy-tool [options]\n" in shown
+    )
     assert "--config FILE" in shown
 
 
@@ -126,7 +128,7 @@ def test_dashes_and_underscores_are_alike(toy: Path, option: str) -> None:
     assert "none.yaml: no such file" in failed.stderr
     assert "error: --model.weight-decay: Expected a float, got 'x'" in run_toy(toy, "toy-tool", option, "x").stderr
     shown = run_toy(toy, "toy-tool", "--help").stdout
-    assert "--model.weight-decay WEIGHT_DECAY" in shown and "weight_decay" not in shown
+    assert "--model.weight-decay FLOAT" in shown and "weight_decay" not in shown
 
 
 @pytest.mark.parametrize(
