@@ -4,7 +4,7 @@ The peer is k2 1.23.4, `intersect_dense` without a beam and its gradient, of `.v
 two have a process each, one thread, the same graphs and the same batch of the acoustic model's output, and take turns:
 `seconds` is the median CPU time of a turn, `peak_mb` what resident memory grows by, at most, in the first one. Batch
 and transcripts are of a trained recipe. The denominators are phone n-gram models, of the order that `graph` says, of as
-many of the training transcripts as `texts`; k2 holds every arc of every frame, so the larger ones have fewer utterances.
+many of the training transcripts as `texts`; k2 holds every arc of every frame, so the larger have fewer utterances.
 
     python benchmarks/lfmmi.py --exp egs/mini/exp
 """

@@ -25,7 +25,7 @@ from mpq.am.model import run_batch
 from mpq.data.batches import FeatureSet
 from mpq.data.parallel import map_processes
 from mpq.fst.fsa import Fsa, ctc_graph, pronunciation_graph
-from mpq.fst.lfmmi import lfmmi_loss
+from mpq.fst.lfmmi import PathSums, lfmmi_loss, native_path_sums
 from mpq.fst.phone_lm import PhoneNgram, apply_phone_ngram
 from mpq.fst.units import Units
 from mpq.io import BadInput, Hyp, PathLike, atomic_write, check_ranges, progress, read_nbest
@@ -68,6 +68,7 @@ class _Job:
     supervision: Mapping[str, Fsa]
     denominator: Fsa
     config: LhucConfig
+    path_sums: PathSums
 
 
 _jobs: list[_Job] = []
@@ -145,6 +146,7 @@ def adapt(
     denominator: Fsa,
     config: LhucConfig,
     nj: int,
+    path_sums: PathSums = native_path_sums,
 ) -> dict[str, Tensor]:
     """LHUC logits `(layers, units)` of every speaker of a set.
 
@@ -155,6 +157,7 @@ def adapt(
         denominator: acceptor of everything that can be said.
         config: how to adapt.
         nj: number of processes; it does not change the result.
+        path_sums: what computes LF-MMI.
 
     Raises:
         BadInput: utterances without a speaker.
@@ -163,7 +166,7 @@ def adapt(
     speakers = sorted(set(features.speakers))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the processes are the parallelism, and sums keep their order
-    _jobs[:] = [_Job(model.eval(), features, supervision, denominator, config)]
+    _jobs[:] = [_Job(model.eval(), features, supervision, denominator, config, path_sums)]
     try:
         logits = progress(map_processes(_adapt_speaker, speakers, nj), len(speakers), "adapt (speakers)")
         return dict(zip(speakers, map(torch.from_numpy, logits), strict=True))
@@ -187,7 +190,8 @@ def _adapt_speaker(speaker: str) -> np.ndarray[tuple[int, ...], np.dtype[np.floa
         batch = features.batch(groups[step % len(groups)])
         log_probs, lengths = run_batch(job.model, batch, {speaker: logits})
         graphs = [job.supervision[utt] for utt in batch.utts]
-        loss = lfmmi_loss(log_probs, lengths, graphs, job.denominator).sum() / lengths.sum()
+        losses = lfmmi_loss(log_probs, lengths, graphs, job.denominator, path_sums=job.path_sums)
+        loss = losses.sum() / lengths.sum()
         (logits.grad,) = torch.autograd.grad(loss + config.decay * logits.square().sum(), logits)
         optimizer.step()
     return logits.detach().numpy()

@@ -100,6 +100,7 @@ def _adapt(
 
     from mpq.am.adapt import LhucConfig, adapt, check_speakers, load_logits, read_supervision, save_logits
     from mpq.am.decode import decode_set
+    from mpq.fst.backend import path_sums
     from mpq.fst.fsa import ctc_graph
     from mpq.io import BadInput, hash_config, read_text
     from mpq.train.am import phone_model
@@ -117,7 +118,8 @@ def _adapt(
         print(f"decode: first pass: {first}", file=sys.stderr)
         phone_lm = phone_model(texts, lexicon, options.phone_order)
         supervision = read_supervision(first_pass / "nbest.jsonl.gz", lexicon, units, phone_lm, options)
-        logits = adapt(model, features, supervision, ctc_graph(units.expand(phone_lm.fsa)), options, args.nj)
+        denominator = ctc_graph(units.expand(phone_lm.fsa))
+        logits = adapt(model, features, supervision, denominator, options, args.nj, path_sums(args.fst))
         save_logits(path, logits, hash_config(key))
     return logits
 
