@@ -147,10 +147,10 @@ def _collect_shared(
 
 @dataclass(frozen=True)
 class _Neighbours:
-    """The arcs of a batch of acceptors side by side, by state; 2K rows: into it, then out of it."""
+    """The arcs of a batch of acceptors side by side, by state; 2K columns: into it, then out of it."""
 
-    state: Tensor  # (2K, D) the state at the other end, in the direction's own half
-    weight: Tensor  # (2K, D), -inf where a state has fewer than D arcs
+    state: Tensor  # (D * 2K,) the state at the other end, in the direction's own half
+    weight: Tensor  # (D, 2K), -inf where a state has fewer than D arcs: sums over D run along vectors of states
     first: Tensor  # (2K,)
     label: Tensor  # (K,)
     utt: Tensor  # (K,)
@@ -184,7 +184,8 @@ def _side_by_side(forms: Sequence[StateForm], device: torch.device) -> _Neighbou
     )
     first = np.concatenate([form.init for form in forms] + [form.final for form in forms])
     label = np.concatenate([form.label for form in forms])
-    arrays = (states, weights, first, label, np.repeat(np.arange(len(forms)), sizes))
+    utt = np.repeat(np.arange(len(forms)), sizes)
+    arrays = (states.T.flatten(), np.ascontiguousarray(weights.T), first, label, utt)
     return _Neighbours(*(torch.from_numpy(array).to(device) for array in arrays))
 
 
@@ -212,7 +213,8 @@ def _score_each(log_probs: Tensor, lengths: Tensor, graphs: Sequence[Fsa]) -> tu
         spread = both[begin : begin + _CHUNK].flatten(1).index_select(1, columns)
         for t in range(begin, min(begin + _CHUNK, n_frames - 1)):
             mass = spread[t - begin].add_(entered[t])
-            torch.logsumexp(mass[arcs.state].add_(arcs.weight), 1, out=entered[t + 1])
+            incoming = mass.index_select(0, arcs.state).view_as(arcs.weight).add_(arcs.weight)
+            torch.logsumexp(incoming, 0, out=entered[t + 1])
     joint = entered[:, n:].gather(0, turn[:, arcs.utt])  # (T, K)
     joint.add_(entered[:, :n]).add_(log_probs.flatten(1).index_select(1, column))
     last = joint.gather(0, (lengths - 1)[arcs.utt][None])[0]
