@@ -99,6 +99,21 @@ def test_loss_is_ctc_first_and_lfmmi_after(features: Path) -> None:
     assert 0.0 < lfmmi < ctc
 
 
+@pytest.mark.k2
+def test_k2_trains_by_the_same_loss_and_gradient(features: Path) -> None:
+    results = []
+    for fst in ("native", "k2"):
+        task = AmTask(config(ctc_part=0.0, fst=fst), FeatureSet(features), FeatureSet(features), LEXICON)
+        task.model.eval()
+        loss = task.loss(task.model, next(task.batches(0)), 0.0)
+        grads = torch.autograd.grad(loss, list(task.acoustic.parameters()), allow_unused=True)
+        with torch.no_grad():
+            results.append([loss, *(g for g in grads if g is not None), torch.tensor(task.validate()["loss"])])
+    assert len(results[0]) > 5
+    for found, expected in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def phone_log_prob(task: AmTask, phones: list[int]) -> float:
     """Natural-log probability of a phone sequence under the denominator's bigram."""
     model, state, total = task.phone_lm, task.phone_lm.start, 0.0
