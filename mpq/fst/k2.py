@@ -36,9 +36,10 @@ def path_sums(log_probs: Tensor, lengths: Tensor, arcs: Sequence[Tensor]) -> tup
     segments = torch.stack((order, zeros, lengths.cpu()[order]), 1).to(torch.int32)
     device = log_probs.device if k2.with_cuda else torch.device("cpu")
     leaf = log_probs.detach().to(device, torch.float32).requires_grad_()
-    one_each = [arcs[int(utt)] for utt in order] if len(arcs) > 1 else [arcs[0]] * len(order)
-    graphs = k2.create_fsa_vec([k2.Fsa(one) for one in one_each]).to(device)
-    lattices = k2.intersect_dense(graphs, k2.DenseFsaVec(leaf, segments), output_beam=_ALL)
+    graphs = [k2.Fsa(one) for one in arcs]
+    one_each = [graphs[int(utt)] for utt in order] if len(graphs) > 1 else graphs * len(order)
+    graph = k2.create_fsa_vec(one_each).to(device)
+    lattices = k2.intersect_dense(graph, k2.DenseFsaVec(leaf, segments), output_beam=_ALL)
     scores = lattices.get_tot_scores(log_semiring=True, use_double_scores=True)
     (posteriors,) = torch.autograd.grad(scores.sum(), leaf)
     totals = torch.empty_like(scores)
