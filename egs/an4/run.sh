@@ -21,7 +21,7 @@ systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit
   lstm-{2,1}bit-rounded) # rounded and not trained any further: shows what quantized training is good for
 small=()
 if [ "$smoke" = true ]; then
-  small=(--smoke) small_am=(--fit.epochs 3 --max_frames 4000) small_lm=(--fit.epochs 1)
+  small=(--smoke) small_am=(--fit.epochs 3 --max_frames 4000) small_lm=(--fit.epochs 1) systems=(lstm-2bit transformer-2bit)
 fi
 
 if stage 0; then

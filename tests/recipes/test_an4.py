@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mpq.io import read_text
-from tests.recipes.recipe_runs import SYSTEMS, Recipe, check_results
+from tests.recipes.recipe_runs import Recipe, check_results
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -18,7 +18,7 @@ def test_smoke_run_on_real_speech(an4_dir: Path, tmp_path: Path) -> None:
     recipe = Recipe("an4", tmp_path / "exp", "--corpus-dir", str(an4_dir))
     recipe.finish()
     refs = read_text(recipe.exp / "data" / "test" / "text")
-    check_results(recipe, SYSTEMS, words=sum(map(len, refs.values())))
+    check_results(recipe, ["lstm-2bit", "transformer-2bit"], words=sum(map(len, refs.values())))
     assert len(refs) == 22
 
 
