@@ -131,13 +131,13 @@ class LmTask:
     def loss(self, model: nn.Module, batch: LmBatch, done: float) -> Tensor:
         """Mean over the units of the batch."""
         batch = batch.to(self._lm.device)
-        logits = model(batch.inputs, batch.mask)
-        loss = F.cross_entropy(logits, batch.targets[batch.mask])
+        log_probs = model(batch.inputs, batch.mask).log_softmax(-1)
+        loss = F.nll_loss(log_probs, batch.targets[batch.mask])
         if self.teacher is None or not self._distill:
             return loss
         with torch.no_grad():
             expected = self.teacher(batch.inputs, batch.mask).float().log_softmax(-1)
-        divergence = F.kl_div(logits.log_softmax(-1), expected, log_target=True, reduction="batchmean")
+        divergence = F.kl_div(log_probs, expected, log_target=True, reduction="batchmean")
         return (1.0 - self._distill) * loss + self._distill * divergence
 
     def validate(self) -> dict[str, float]:
