@@ -8,7 +8,6 @@ reach through a pipe. Both run the same adapter, :mod:`mpq.fst.k2`.
 from __future__ import annotations
 
 import atexit
-import importlib
 import importlib.util
 import os
 import subprocess
@@ -23,6 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mpq.fst import k2
 from mpq.fst.epsilon import remove_epsilons
 from mpq.fst.fsa import Floats, Fsa, Ints, ranks
 from mpq.fst.k2_server import read_message, write_message
@@ -110,23 +110,12 @@ def _adapter() -> Any:
 
 def _connect() -> Any:
     if importlib.util.find_spec("k2") is not None:
-        try:
-            return importlib.import_module("mpq.fst.k2")
-        except Exception as error:  # whatever a library that was built for another torch does
-            raise _unusable(error) from None
+        return k2
     if _PYTHON.exists():
         return _Process()
     raise BadInput(
         f"--fst k2: k2 is not installed; run utils/k2_env.sh, which needs CPython 3.9, or install the wheel that k2's "
         f"page has for torch {torch.__version__}"
-    )
-
-
-def _unusable(error: Exception) -> BadInput:
-    return BadInput(
-        f"--fst k2: the k2 that is installed does not work with torch {torch.__version__} "
-        f"({' '.join(str(error).split())}); install the wheel that k2's page has for this torch, or remove k2 and run "
-        "utils/k2_env.sh"
     )
 
 
@@ -143,8 +132,12 @@ def check_backend(fst: Backend) -> None:
         total, posteriors = _k2_path_sums(torch.tensor([[[-1.0, -2.0]]]), torch.tensor([1]), graph)
     except BadInput:
         raise
-    except Exception as error:
-        raise _unusable(error) from None
+    except Exception as error:  # whatever a library that was built for another torch does
+        raise BadInput(
+            f"--fst k2: the k2 that is installed does not work with torch {torch.__version__} "
+            f"({' '.join(str(error).split())}); install the wheel that k2's page has for this torch, or remove k2 and "
+            "run utils/k2_env.sh"
+        ) from None
     if abs(total.item() + 1.75) > 1e-5 or posteriors.tolist() != [[[0.0, 1.0]]]:
         raise BadInput(f"--fst k2: the path sum of a graph of one path is {total.item()}, not -1.75: install k2 again")
 

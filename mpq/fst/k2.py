@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import k2
 import torch
 from torch import Tensor
 
@@ -31,6 +30,8 @@ def path_sums(log_probs: Tensor, lengths: Tensor, arcs: Sequence[Tensor]) -> tup
     Returns:
         totals ``(N,)`` in float64, ``-inf`` where there is no path, and posteriors ``(N, T, C)`` in float32.
     """
+    import k2
+
     order = torch.argsort(lengths.cpu(), descending=True)  # as intersect_dense wants it
     zeros = torch.zeros_like(order)
     segments = torch.stack((order, zeros, lengths.cpu()[order]), 1).to(torch.int32)
@@ -57,6 +58,8 @@ class Graph:
     """
 
     def __init__(self, arcs: Tensor, words: Tensor, splits: Tensor) -> None:
+        import k2
+
         shape = k2.ragged.create_ragged_shape2(splits, cached_tot_size=len(words))
         graph = k2.Fsa(arcs, aux_labels=k2.RaggedTensor(shape, words))
         graph.graph_scores = graph.scores.clone()
@@ -74,6 +77,8 @@ class Graph:
             arcs ``(A, 4)``; of each its word, 0 or -1 for none, ``(A,)``; and its graph score ``(A,)``. No arcs if no
             path reached the end.
         """
+        import k2
+
         segments = torch.tensor([[0, 0, len(scores)]], dtype=torch.int32)
         lattices = k2.intersect_dense_pruned(
             self._graph, k2.DenseFsaVec(scores[None], segments), beam, lattice_beam, 0, 1 << 30

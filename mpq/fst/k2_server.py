@@ -1,7 +1,7 @@
 """The adapter to k2 as a process that answers calls on a pipe: `.venv-k2/bin/python -m mpq.fst.k2_server`.
 
 Runs under Python 3.9 with the torch that k2 was built for; numbers come and go as numpy's archives. The other end is
-:mod:`mpq.fst.backend`, which imports the two functions for messages, and nothing else, from here.
+:mod:`mpq.fst.backend`, which imports the two functions for messages from here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from mpq.fst import k2
 
 _LENGTH = struct.Struct("<q")
 
@@ -41,9 +43,7 @@ def write_message(stream: IO[bytes], **arrays: npt.ArrayLike) -> None:
 
 def serve(calls: IO[bytes], answers: IO[bytes]) -> None:
     """Answer calls until they end: each is a message, its function's name under ``call``."""
-    from mpq.fst import k2
-
-    graph = None
+    graph: k2.Graph | None = None
     while arrays := read_message(calls):
         call = str(arrays.pop("call"))
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
