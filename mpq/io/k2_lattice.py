@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpq.io.errors import BadInput
-from mpq.io.files import PathLike, atomic_write
+from mpq.io.files import PathLike, atomic_write, os_errors
 from mpq.io.lattice import Lattice
 
 Ints = NDArray[np.int32]
@@ -72,7 +72,7 @@ def write_k2_lattices(path: PathLike, lattices: Iterable[Lattice]) -> None:
     coded = np.concatenate([np.array(head, np.int32), *(columns.reshape(-1) for columns in arcs)])
     scores = np.concatenate([np.zeros(0, np.float32), *graphs])
     content = {"arcs": torch.from_numpy(coded), "lm_scores": torch.from_numpy(scores), "utt": utts}
-    with atomic_write(path, "wb") as file:
+    with atomic_write(path, "wb") as file, os_errors():
         torch.save(content, file)
 
 

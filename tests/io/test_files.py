@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from mpq.io import (
     BadInput,
     Hyp,
+    LatticeBuilder,
     NBest,
     atomic_path,
     atomic_write,
@@ -36,6 +37,7 @@ from mpq.io import (
     sha256_file,
     write_jsonl,
     write_kaldi_nbest,
+    write_lattices,
     write_yaml,
 )
 
@@ -96,6 +98,17 @@ def test_no_room_for_what_a_library_writes(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
     with pytest.raises(RuntimeError, match="another"), os_errors():
         raise RuntimeError("another")
+
+
+def test_no_room_for_k2_lattices(tmp_path: Path) -> None:
+    long = LatticeBuilder("u")
+    for state in range(5000):
+        long.add_arc(state, state + 1, 1, (0.0, 0.0, ()))
+    long.set_final(5000, (0.0, 0.0, ()))
+    with pytest.raises(OSError) as caught, largest_file(4096):
+        write_lattices(tmp_path / "lat.pt", [long.build()])
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path / "lat.pt"))
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("there", [False, True])
