@@ -104,18 +104,18 @@ def score_difference(lm: LoadedLm, data: bytes) -> float:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is said below
     options.intra_op_num_threads = 1  # a pool takes longer to start than the sentences
-    try:
+    rows = np.random.default_rng(0).integers(0, len(lm.tokenizer), (4, 17))
+    rows[:, 0], rows[:, -1] = lm.tokenizer.bos, lm.tokenizer.eos
+    inputs, targets = rows[:, :-1], rows[:, 1:, None]
+    try:  # some versions refuse a model when it is loaded, some when it runs
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        (theirs,) = session.run(None, {"units": inputs})
     except Exception as error:  # its exceptions have no common class of their own
         reason = " ".join(str(error).split())[-120:]
         raise BadInput(
             f"onnxruntime {onnxruntime.__version__} cannot run this model ({reason}); if it has no kernel for codes of "
             "2 bits, give --min-bits 4"
         ) from None
-    rows = np.random.default_rng(0).integers(0, len(lm.tokenizer), (4, 17))
-    rows[:, 0], rows[:, -1] = lm.tokenizer.bos, lm.tokenizer.eos
-    inputs, targets = rows[:, :-1], rows[:, 1:, None]
-    (theirs,) = session.run(None, {"units": inputs})
     logits = lm.model(torch.from_numpy(inputs), torch.ones(inputs.shape, dtype=torch.bool))
     ours = logits.float().log_softmax(-1).view(*inputs.shape, -1).numpy()
     scores, expected = (np.take_along_axis(values, targets, 2).sum((1, 2)) for values in (theirs, ours))
