@@ -26,10 +26,7 @@ find_python39() {
   return 1
 }
 
-# What .venv-k2 must have been made from: the lock file and the place.
-key() { printf '%s %s\n' "$(sha256sum < "$lock" | cut -c1-64)" "$root"; }
-
-is_ready() { [ -x "$env/bin/python" ] && [ "$(cat "$env/mpq-mark" 2> /dev/null)" = "$(key)" ]; }
+is_ready() { [ -x "$env/bin/python" ] && [ "$(cat "$env/mpq-mark" 2> /dev/null)" = "$(venv_key "$root" "$lock")" ]; }
 
 # Installs by the project's uv, else by pip: fill PYTHON
 fill() {
@@ -78,5 +75,5 @@ set -m # a process group of its own, so that Ctrl-C ends all of it
 fill "$python" > "$env/install.log" 2>&1 9>&- &
 set +m
 venv_watch "$!" "$env/install.log" || exit 1
-key > "$env/mpq-mark.new" && mv "$env/mpq-mark.new" "$env/mpq-mark" || exit 1
+venv_key "$root" "$lock" > "$env/mpq-mark.new" && mv "$env/mpq-mark.new" "$env/mpq-mark" || exit 1
 venv_say "ready after $SECONDS s"

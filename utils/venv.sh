@@ -4,8 +4,8 @@
 
 venv_say() { printf 'path.sh: %s\n' "$*" >&2; }
 
-# What .venv must have been made from: venv_key ROOT
-venv_key() { printf '%s %s\n' "$(sha256sum < "$1/requirements.lock" | cut -c1-64)" "$1"; }
+# What an environment must have been made from, the lock file and the place: venv_key ROOT [LOCK]
+venv_key() { printf '%s %s\n' "$(sha256sum < "${2:-$1/requirements.lock}" | cut -c1-64)" "$1"; }
 
 # Prints "VERSION EXECUTABLE" of an interpreter outside any virtual environment: venv_python_info PYTHON
 venv_python_info() {

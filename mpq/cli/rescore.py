@@ -87,7 +87,7 @@ def _rescore_lists(args: Namespace) -> None:
             raise BadInput(f"{path}: holds no n-best lists; expected at least one")
         nbests, weights, note = _scored(args, path, nbests, lm, weights)
         rescored = [rerank(nbest, weights) for nbest in nbests]
-        if args.weights_out:
+        if args.weights_out and i == 0:  # they stay those of the first lists
             weights.write(args.weights_out)
         if args.out:
             _write(args.out[i], rescored)

@@ -60,10 +60,9 @@ def read_kaldi_lattices(path: PathLike, symbols: SymbolTable | None = None) -> I
                 source.fail("is given twice; every id must be unique")
             seen.add(utt)
             lattice = _read_text(source, symbols) if is_text else _read_binary(source)
-            if symbols is not None:
-                unknown = set(lattice.labels.tolist()) - symbols.words.keys()
-                if unknown:
-                    source.fail(f"{min(unknown)} is not a word number of the symbol table")
+            unknown = lattice.unknown_label(symbols) if symbols is not None else None
+            if unknown is not None:
+                source.fail(f"{unknown} is not a word number of the symbol table")
             yield lattice
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mpq.io.symbols import SymbolTable
+
 Weight = tuple[float, float, tuple[int, ...]]
 """Graph cost, acoustic cost, transition-ids."""
 
@@ -52,6 +54,10 @@ class Lattice:
     def n_arcs(self) -> int:
         """Number of arcs, ``A``."""
         return len(self.src)
+
+    def unknown_label(self, symbols: SymbolTable) -> int | None:
+        """The least number that ``symbols`` has no word for, if there is one."""
+        return min(set(self.labels.tolist()) - symbols.words.keys(), default=None)
 
 
 class LatticeBuilder:

@@ -27,10 +27,10 @@ def read_lattices(path: PathLike, symbols: SymbolTable | None = None) -> Iterato
         yield from read_kaldi_lattices(path, symbols)
         return
     for lattice in read_k2_lattices(path):
-        unknown = set(lattice.labels.tolist()) - symbols.words.keys() if symbols else set()
-        if unknown:
+        unknown = lattice.unknown_label(symbols) if symbols is not None else None
+        if unknown is not None:
             raise BadInput(
-                f"{path}: lattice of utterance {lattice.utt!r}: {min(unknown)} is not a word number of the symbol table"
+                f"{path}: lattice of utterance {lattice.utt!r}: {unknown} is not a word number of the symbol table"
             )
         yield lattice
 

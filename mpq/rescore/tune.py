@@ -26,7 +26,7 @@ from mpq.score.wer import check_ids
 SHARES = tuple(i / 8 for i in range(9))
 TOTALS = tuple(i / 8 for i in range(17))  # these and the next in units that fit the acoustic scores
 WORD_BONUSES = tuple(i / 2 for i in range(-8, 9))
-UNITS = tuple(2.0**i for i in range(-4, 6))
+WIDER, FINER = (2.0, 4.0, 8.0, 16.0, 32.0), (1 / 2, 1 / 4, 1 / 8, 1 / 16)  # units
 KERNEL = (1.0, 4.0, 6.0, 4.0, 1.0)  # binomial
 
 Floats = npt.NDArray[np.float64]
@@ -96,12 +96,14 @@ def tune(nbests: Sequence[NBest], refs: Mapping[str, Sequence[str]]) -> Tuned:
     surface = ErrorSurface(nbests, refs)
     with_lm = all(hyp.nnlm is not None for nbest in nbests for hyp in nbest.hyps)
     shares = SHARES if with_lm else (0.0,)
-    k = UNITS.index(1.0)
-    best, place = _least(surface.grid(shares, UNITS[k]), shares, UNITS[k])
-    step = 1 if place == len(TOTALS) - 1 else -1  # acoustic scores of another scale: wider grids, or finer ones
-    while 0 <= k + step < len(UNITS) and (place == len(TOTALS) - 1 if step > 0 else place <= 2):
-        k += step
-        best, place = _least(surface.grid(shares, UNITS[k]), shares, UNITS[k])
+    last = len(TOTALS) - 1
+    best, place = _least(surface, shares, 1.0)
+    # acoustic scores of another scale: wider grids, or finer ones
+    wider = place == last
+    for unit in WIDER if wider else FINER:
+        if place != last if wider else place > 2:
+            break
+        best, place = _least(surface, shares, unit)
     return Tuned(best, surface.errors(best), sum(len(words) for words in refs.values()))
 
 
@@ -112,9 +114,9 @@ def smooth(errors: Floats) -> Floats:
     return errors
 
 
-def _least(errors: Floats, shares: Sequence[float], unit: float) -> tuple[Weights, int]:
+def _least(surface: ErrorSurface, shares: Sequence[float], unit: float) -> tuple[Weights, int]:
     """The point of the grid with the least smoothed errors, of equal ones the smallest; which of `TOTALS` it has."""
-    smoothed = smooth(errors)
+    smoothed = smooth(surface.grid(shares, unit))
     tied = np.argwhere(smoothed <= smoothed.min() + 1e-9)  # sums in another order differ in the last digits
     return min(((_weights(shares[s], TOTALS[t], WORD_BONUSES[b], unit), int(t)) for s, t, b in tied), key=_size)
 

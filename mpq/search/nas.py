@@ -241,7 +241,7 @@ class NasTask:
     @torch.no_grad()
     def _adapt_beta(self, budget: float) -> None:
         """Raises beta where more bits are expected than the budget has, else lowers it."""
-        spent = self._net.penalty([a.exp() for a in self._net.log_alphas().values()], "budget")
+        spent = self._net.penalty([a.exp() for a in self._net.log_alphas().values()], "size")
         self._net.beta.mul_(torch.exp(self._config.beta_speed * (spent / budget - 1.0)))
 
     def validate(self) -> dict[str, float]:

@@ -293,9 +293,9 @@ def _finish_epoch(
         state.history.append(
             {"epoch": float(epoch + 1), "step": float(state.step), "train_loss": train_loss, **metrics}
         )
-        loss = metrics.get("loss", -math.inf)
-        if loss < state.best_loss or not state.best_weights or "loss" not in metrics:
-            state.best_loss, state.best_epoch = loss, epoch + 1
+        loss = metrics.get("loss")
+        if loss is None or loss < state.best_loss or not state.best_weights:
+            state.best_loss, state.best_epoch = math.inf if loss is None else loss, epoch + 1
             state.best_weights = {k: v.detach().cpu().clone() for k, v in task.model.state_dict().items()}
             for plugin in plugins:
                 plugin.kept()
