@@ -5,6 +5,7 @@
 # A row is LM-METHOD-BITS, BITS an average or a ratio of file sizes (18x), or LM-METHOD-BITS-seedN (trained with seed N
 # more than the others'); METHOD is
 #   ste admm                   the same bits everywhere, trained by straight-through estimation or by ADMM
+#   ste-scratch admm-scratch   the same from random weights, four passes of the text
 #   kl hessian nas kl-node     bits by matrix (node: by row of a matrix) within an average; trained as mixed_train says
 #   random rule                the same with plans that know nothing of the model
 # and LM-lossless the smallest model without significant loss on dev, by `mpq search --lossless`.
@@ -19,6 +20,7 @@ table_rows=()
 for lm in lstm transformer; do
   table_rows+=("$lm" "$lm"-{ste,admm}-{8,4,3,2,1} "$lm"-{kl,hessian,nas,kl-node}-{4,3,2} "$lm"-kl-node-{18,20,24}x "$lm"-{random,rule}-{3,2}
     "$lm"-lossless "$lm"-{ste,admm}-2-seed{1,2})
+  [ "$lm" != lstm ] || table_rows+=("$lm"-{ste,admm}-scratch-1)
 done
 mixed_train=ste # or admm
 lossless_method=kl-node # or kl
@@ -82,7 +84,7 @@ timed() {
 # The row's search (of a lossless row that of lossless_method): sets row_search, and where it keeps what it measured,
 # row_costs, and the average that is measured for, row_aim; false for rows without one.
 row_search() {
-  split_row "$1" && [[ $row_method != @(ste|admm) ]] || return 1
+  split_row "$1" && [[ $row_method != @(ste|admm)* ]] || return 1
   [ "$row_method" != lossless ] || row_method=$lossless_method
   local method=${row_method%-node} level=layer
   [ "$row_method" = "$method" ] || level=node
@@ -137,12 +139,12 @@ train_table_rows() {
       continue
     fi
     case "$row_method" in
-      ste | admm) train=$row_method plan=() bits=(--bits "$row_bits") ;;
+      ste* | admm*) train=$row_method plan=() bits=(--bits "$row_bits") ;;
       *) train=$mixed_train plan=("$exp/table-lm/plan/$row.yaml") bits=(--plan "$exp/table-lm/plan/$row.yaml") ;;
     esac
     job "$row" --threads 1 --gpu 1 --in "conf/table/$row_lm-$train.yaml" "$model" "${plan[@]}" "$exp"/data/lm/{train,dev}.txt --out "$out"/{model.mpq,seconds} \
       -- timed "$out" "$out/model.mpq.train/checkpoint.pt" mpq quantize --config "conf/table/$row_lm-$train.yaml" --model "$model" "${bits[@]}" \
-        --train "$train" --text "$exp/data/lm/train.txt" --dev "$exp/data/lm/dev.txt" --out "$out/model.mpq" --fit.seed "$row_seed" "${small_lm[@]}"
+        --train "${train%-scratch}" --text "$exp/data/lm/train.txt" --dev "$exp/data/lm/dev.txt" --out "$out/model.mpq" --fit.seed "$row_seed" "${small_lm[@]}"
   done
   run_jobs
 }
