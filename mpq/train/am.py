@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mpq.am.adapt import check_speakers
+from mpq.am.base import AcousticModel
 from mpq.am.model import ModelConfig, arch_of, check_features, make_am, run_batch
 from mpq.am.tdnn import TdnnConfig
 from mpq.am.tdnnf import UnitDropout
@@ -86,6 +87,7 @@ class AmTask:
         dev: held-out features; the LF-MMI loss on them decides which epoch is kept.
         lexicon: pronunciations.
         units: what the model tells apart; the phones by default.
+        acoustic: what is trained; by default a model made by `config.model`, freshly initialized.
 
     Raises:
         BadInput: an utterance has no words, a word without pronunciation, or fewer frames than its
@@ -96,12 +98,18 @@ class AmTask:
     name = "train acoustic model"
 
     def __init__(
-        self, config: AmConfig, train: FeatureSet, dev: FeatureSet, lexicon: Lexicon, units: Units | None = None
+        self,
+        config: AmConfig,
+        train: FeatureSet,
+        dev: FeatureSet,
+        lexicon: Lexicon,
+        units: Units | None = None,
+        acoustic: AcousticModel | None = None,
     ) -> None:
         torch.manual_seed(config.fit.seed)
         self.config, self.train, self.dev, self.lexicon = config, train, dev, lexicon
         self.units = units or Units(lexicon.phones)
-        self.acoustic = make_am(config.model, len(self.units) + 1)
+        self.acoustic = acoustic or make_am(config.model, len(self.units) + 1)
         for features in (train, dev):
             check_features(self.acoustic, features)
         if config.lhuc:
