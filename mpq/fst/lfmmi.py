@@ -33,6 +33,7 @@ from mpq.io import BadInput
 
 _CHUNK = 64  # frames whose class probabilities are spread over states at once
 _TOLERANCE = 1e-7  # disagreement between frames' totals that sends an utterance to the log semiring
+_STEP = 1e-5  # of the differences that are second derivatives, in log-probabilities
 _SMALLEST = 1e-250  # as does a product of the directions' scaled masses that is smaller than this
 
 
@@ -261,14 +262,39 @@ class _TotalScore(torch.autograd.Function):
     ) -> Tensor:
         total, posteriors = path_sums(log_probs, lengths, graphs)
         _check_total(total, lengths, graphs)
-        ctx.save_for_backward(posteriors.to(log_probs.dtype))
+        ctx.save_for_backward(log_probs, lengths, posteriors.to(log_probs.dtype))
+        ctx.others = graphs, path_sums
         return total.to(log_probs.dtype)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        (posteriors,) = ctx.saved_tensors
+        posteriors: Tensor = _Posteriors.apply(*ctx.saved_tensors, *ctx.others)  # type: ignore[no-untyped-call]
         return grad[:, None, None] * posteriors, None, None, None
+
+
+class _Posteriors(torch.autograd.Function):
+    """The gradient of path sums, for a second derivative.
+
+    The Hessian of a path sum is symmetric, so its product with a direction is how the posteriors change along it, which
+    central differences in float64 tell: posteriors are smooth, and their direction is short.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, log_probs: Tensor, lengths: Tensor, posteriors: Tensor, graphs: Fsa | Sequence[Fsa], sums: PathSums
+    ) -> Tensor:
+        ctx.save_for_backward(log_probs, lengths)
+        ctx.others = graphs, sums
+        return posteriors.view_as(posteriors)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (log_probs, lengths), (graphs, path_sums) = ctx.saved_tensors, ctx.others
+        direction = grad.double()
+        step = _STEP / direction.abs().amax((1, 2), keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+        ahead, behind = (path_sums(log_probs.double() + s * direction, lengths, graphs)[1] for s in (step, -step))
+        return ((ahead - behind) / (2.0 * step)).to(grad.dtype), None, None, None, None
 
 
 def _check_total(total: Tensor, lengths: Tensor, graphs: Fsa | Sequence[Fsa]) -> None:
@@ -305,6 +331,7 @@ def total_score(
     Returns:
         Scores ``(N,)`` in the dtype of ``log_probs``; the gradient with respect to ``log_probs`` is the
         posterior probability of each class at each frame. Computed in float64 whatever the input's dtype.
+        It can be differentiated twice.
 
     Raises:
         BadInput: an utterance has no path (fewer frames than its graph needs), or NaN came in.

@@ -62,6 +62,27 @@ def test_score_and_gradient_equal_enumeration(seed: int) -> None:
         torch.testing.assert_close(grad, expected_grad, rtol=1e-10, atol=1e-12)
 
 
+def test_second_derivative_equals_that_of_the_enumeration() -> None:
+    graph = random_graph(3)
+    torch.manual_seed(3)
+    weight = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)  # of a layer that makes the log-probabilities
+    inputs, direction = torch.randn(2, 5, 4, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    lengths = torch.tensor([5, 3])
+
+    def product(enumerate_paths: bool, graphs: Fsa | list[Fsa]) -> Tensor:
+        log_probs = (inputs @ weight).log_softmax(-1)
+        if enumerate_paths:
+            loss = torch.stack([brute_force(x[:n], graph) for x, n in zip(log_probs, lengths.tolist(), strict=True)])
+        else:
+            loss = total_score(log_probs, lengths, graphs)
+        (grad,) = torch.autograd.grad(loss.square().sum(), weight, create_graph=True)
+        return torch.autograd.grad(grad, weight, direction)[0]
+
+    expected = product(True, graph)
+    for graphs in (graph, [graph] * 2):
+        torch.testing.assert_close(product(False, graphs), expected, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_loss_equals_enumeration_with_variants_and_silence(order: int) -> None:
     model = estimate_phone_ngram(SENTENCES, 3, order)
