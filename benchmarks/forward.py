@@ -1,9 +1,9 @@
 """Time of a language model's forward pass on integers against torch's float32; JSON lines.
 
 The peer is the same network in float32: torch's embedding, LSTM or linear layers, logits of all positions, cross
-entropy. Both score the same batch of sentences, one after the other, several times; the median of each counts. Weights
-are random: they make no difference to the time. `gmacs` are billions of products of weights and activations a second,
-with everything else that takes time.
+entropy (`peer_onednn`: with our linear layers, which take oneDNN; see peers.py). All score the same batch of sentences,
+one after the other, several times; the median of each counts. Weights are random: they make no difference to the time.
+`gmacs` are billions of products of weights and activations a second, with everything else that takes time.
 
     python benchmarks/forward.py                  # recipe mini's sizes and the papers', one thread and two
     python benchmarks/forward.py --sizes mini --threads 1 --sentences 32
@@ -20,6 +20,7 @@ from math import prod
 
 import torch
 import torch.nn.functional as F
+from peers import as_torch_has_it
 from timing import medians
 from torch import Tensor
 
@@ -56,7 +57,7 @@ def measure(config: LmConfig, n_units: int, args: argparse.Namespace) -> Iterato
     """One line for each number of threads and way of holding the weights."""
     torch.manual_seed(0)
     model = build_lm(config, n_units).eval()
-    models = list(integer_models(model))
+    models, stock = list(integer_models(model)), as_torch_has_it(model)
     batch = pad_sentences(torch.randint(3, n_units, (args.sentences, args.length - 1)).tolist(), 1, 2)
     weights = {name: prod(shape) for name, shape in quantizable(model).items()}
     macs = (sum(weights.values()) - weights["embedding.weight"]) * args.sentences * args.length / 1e9
@@ -66,13 +67,15 @@ def measure(config: LmConfig, n_units: int, args: argparse.Namespace) -> Iterato
 
     for threads in args.threads:
         torch.set_num_threads(threads)
-        (peer, _), *ours = medians([lambda: float_scores(model, batch), *map(work, models)], args.repeats)
+        peers = [lambda: float_scores(stock, batch), lambda: float_scores(model, batch)]
+        (peer, _), (onednn, _), *ours = medians([*peers, *map(work, models)], args.repeats)
         for (bits, held), (seconds, _) in zip(WAYS, ours, strict=True):
             yield {
                 "benchmark": "forward", "arch": config.arch, "dim": config.dim, "layers": config.layers,
                 "units": n_units, "weights": sum(weights.values()), "bits": bits, "held": held, "threads": threads,
                 "sentences": args.sentences, "length": args.length,
                 "seconds": round(seconds, 4), "peer_seconds": round(peer, 4), "speedup": round(peer / seconds, 2),
+                "peer_onednn_seconds": round(onednn, 4), "speedup_onednn": round(onednn / seconds, 2),
                 "gmacs": round(macs / seconds), "peer_gmacs": round(macs / peer),
             }  # fmt: skip
 

@@ -1,7 +1,8 @@
 """Time to score n-best lists: this project's prefix trees against padded hypotheses; JSON lines.
 
 The peer is what icefall's `rescore_with_rnn_lm` does: for every utterance, all hypotheses padded to the longest one in
-one batch, float32, cross entropy over all of it. Each line holds both times, their ratio, the units that the model
+one batch, float32, cross entropy over all of it; once by torch's own linear layers, as icefall has them (`peer`), once by
+ours, which take oneDNN (`peer_onednn`; see peers.py). Each line holds the times, their ratios, the units that the model
 reads with and without the tree (and padding), and the largest difference of a score from the same model's padded ones.
 With --exp, models and lists are a recipe's, and `wer` is that of the lists reranked with the weights that the recipe
 tuned for the model (`peer_wer`: for the float model), the same for every way.
@@ -26,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from peers import as_torch_has_it
 from timing import medians
 
 from mpq.data.lmtext import pad_sentences
@@ -119,8 +121,9 @@ def measure(case: Case, args: argparse.Namespace) -> Iterator[dict[str, object]]
     compared = list(ways(case, args.merge_order))
     for threads in args.threads:
         torch.set_num_threads(threads)
-        works = [partial(padded, case.models[32], lists), *(partial(way.score, budget) for way in compared)]
-        (peer, _), *ours = medians(works, args.repeats, warm=False)  # scoring for `expected` has filled the caches
+        peers = [partial(padded, model, lists) for model in (as_torch_has_it(case.models[32]), case.models[32])]
+        works = [*peers, *(partial(way.score, budget) for way in compared)]
+        (peer, _), (onednn, _), *ours = medians(works, args.repeats, warm=False)  # scoring for `expected` has filled the caches
         for way, (seconds, scores) in zip(compared, ours, strict=True):
             rates = {}
             if case.rates:
@@ -129,6 +132,7 @@ def measure(case: Case, args: argparse.Namespace) -> Iterator[dict[str, object]]
                 "benchmark": "rescore", "arch": way.model.config.arch, "bits": way.bits, "way": way.name,
                 "utts": len(lists), "n_best": max(map(len, lists)), "threads": threads,
                 "seconds": round(seconds, 3), "peer_seconds": round(peer, 3), "speedup": round(peer / seconds, 2),
+                "peer_onednn_seconds": round(onednn, 3), "speedup_onednn": round(onednn / seconds, 2),
                 **rates, "units": len(way.make()[0]),
                 "units_unpadded": sum(len(hyp) + 1 for hyps in lists for hyp in hyps),
                 "units_peer": sum(len(hyps) * (max(map(len, hyps)) + 1) for hyps in lists),

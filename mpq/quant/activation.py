@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_SHARE = 1 << 15  # numbers that torch gives a thread at least
+from mpq.quant.cache import SHARE, parts
+
 _VECTORS = 64  # a multiple of the numbers that any processor takes at once
 _LINEAR = 2 * math.sqrt(2 / math.pi)
 _CUBIC = 0.044715 * _LINEAR
@@ -27,9 +28,9 @@ def sigmoid_(x: Tensor) -> Tensor:
         return x.sigmoid_()
     flat = x.view(-1)
     even, n_threads = len(flat) // _VECTORS * _VECTORS, torch.get_num_threads()
-    together = _SHARE * n_threads if n_threads > 1 else max(1, even)
+    together = SHARE * n_threads if n_threads > 1 else max(1, even)
     shared = even // together * together
-    for piece in (*torch.split(flat[:shared], together), *torch.split(flat[shared:even], _SHARE)):
+    for piece in (*torch.split(flat[:shared], together), *torch.split(flat[shared:even], SHARE)):
         piece.sigmoid_()
     if even < len(flat):
         flat[even:] = F.pad(flat[even:], (0, even + _VECTORS - len(flat))).sigmoid_()[: len(flat) - even]
@@ -45,7 +46,10 @@ def gelu(x: Tensor) -> Tensor:
     if torch.is_grad_enabled() and x.requires_grad:
         result: Tensor = _Gelu.apply(x)  # type: ignore[no-untyped-call]
         return result
-    return _gate(x).mul_(x)
+    result = torch.empty_like(x)
+    for part, out in parts(x.view(-1), result.view(-1)):
+        torch.mul(_gate(part), part, out=out)
+    return result
 
 
 def _gate(x: Tensor) -> Tensor:
