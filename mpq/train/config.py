@@ -23,6 +23,8 @@ class FitConfig:
         beta2: AdamW's second-moment decay.
         grad_clip: largest global L2 norm of the gradient.
         patience: stop after this many epochs without a better validation loss; 0 never stops early.
+        average: the result is the mean of the weights after each of the last so many epochs (statistics of batch norms
+            included), instead of the best epoch's weights; 0: it is not.
         seed: seeds dropout and data order.
         devices: processes (GPUs where there are any) on this machine; torchrun's numbers of processes and machines
             come first. Each process takes its share of the batches, and gradients are averaged over processes: n
@@ -39,6 +41,7 @@ class FitConfig:
     beta2: float = 0.98
     grad_clip: float = 1.0
     patience: int = 0
+    average: int = 0
     seed: int = 1
     devices: int = 1
     precision: str = "32-true"
@@ -48,5 +51,11 @@ class FitConfig:
             raise BadInput(f"schedule: '{self.schedule}' is not one of {', '.join(SCHEDULES)}")
         check_ranges(self, epochs="[1, inf)", warmup="[0, 1)", lr="(0, inf)", grad_clip="(0, inf)", beta2="[0, 1)")
         check_ranges(self, weight_decay="[0, inf)", patience="[0, inf)", seed=SEEDS, devices="[1, inf)")
+        check_ranges(self, average=f"[0, {self.epochs}]")
+        if self.average and self.patience:
+            raise BadInput(
+                f"average: {self.average} with patience {self.patience}; the last epochs are those of a training that "
+                "does not stop early: expected 0 for one of them"
+            )
         if self.precision not in PRECISIONS:
             raise BadInput(f"precision: '{self.precision}' is not one of {', '.join(PRECISIONS)}")

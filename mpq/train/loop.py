@@ -95,7 +95,7 @@ class Plugin:
 
 @dataclass
 class FitResult:
-    """What `fit` did; the model holds the weights of `best_epoch` when it returns."""
+    """What `fit` did; the model holds the weights of `best_epoch`, or their mean up to it, when it returns."""
 
     best_epoch: int
     best: dict[str, float]
@@ -111,6 +111,7 @@ class _State:
     best_epoch: int
     best_loss: float
     best_weights: dict[str, Tensor]
+    mean: dict[str, Tensor]  # of the epochs that are averaged, as far as they have come
     history: list[dict[str, float]]
 
 
@@ -140,7 +141,7 @@ def fast_precision() -> str:
 def fit(
     task: Task, config: FitConfig, exp_dir: str | Path, plugins: Sequence[Plugin] = (), key: Any = None
 ) -> FitResult:
-    """Trains `task.model` in place and leaves the weights of the best epoch in it.
+    """Trains `task.model` in place and leaves the weights of the best epoch in it, or the mean of the last ones.
 
     Args:
         task: model, data and loss.
@@ -282,6 +283,7 @@ def _finish_epoch(
         )
     for plugin in plugins:
         plugin.after_epoch(task.model, epoch)
+    last = _average(task.model, config, state, epoch)
     task.model.eval()
     with torch.no_grad(), ExitStack() as stack:
         for plugin in plugins:
@@ -294,18 +296,32 @@ def _finish_epoch(
             {"epoch": float(epoch + 1), "step": float(state.step), "train_loss": train_loss, **metrics}
         )
         loss = metrics.get("loss")
-        if loss is None or loss < state.best_loss or not state.best_weights:
+        if loss is None or last or loss < state.best_loss or not state.best_weights:
             state.best_loss, state.best_epoch = math.inf if loss is None else loss, epoch + 1
             state.best_weights = {k: v.detach().cpu().clone() for k, v in task.model.state_dict().items()}
             for plugin in plugins:
                 plugin.kept()
 
 
+def _average(model: nn.Module, config: FitConfig, state: _State, epoch: int) -> bool:
+    """Adds the weights of one of the last epochs to the mean; after the last one the model takes it over: True then."""
+    if epoch < config.epochs - config.average:
+        return False
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            part = value.detach().cpu() / config.average
+            state.mean[name] = state.mean[name] + part if name in state.mean else part
+    if epoch < config.epochs - 1:
+        return False
+    model.load_state_dict(state.mean, strict=False)  # counters are no means
+    return True
+
+
 def _resume(
     path: Path, run_key: str, model: nn.Module, optimizer: torch.optim.Optimizer, plugins: Sequence[Plugin]
 ) -> _State:
     """The state in the checkpoint at `path`, or a fresh one if there is none of this run."""
-    fresh = _State(0, 0, 0, math.inf, {}, [])
+    fresh = _State(0, 0, 0, math.inf, {}, {}, [])
     if not path.exists():
         return fresh
     try:

@@ -103,6 +103,27 @@ def test_early_stopping(tmp_path: Path) -> None:
     assert result.best_epoch == 1
 
 
+def test_the_last_epochs_are_averaged(tmp_path: Path) -> None:
+    config = FitConfig(epochs=6, lr=0.02, average=3)
+    seen: list[Tensor] = []
+
+    class Watch(Plugin):
+        def after_epoch(self, model: nn.Module, epoch: int) -> None:
+            seen.append(torch.cat([p.detach().flatten() for p in model.parameters()]).clone())
+
+    task = Regression()
+    result = fit(task, config, tmp_path / "whole", [Watch()])
+    torch.testing.assert_close(weights(task), torch.stack(seen[3:]).mean(0))
+    assert result.best_epoch == 6 and result.best == result.history[-1]
+    assert task.validate()["loss"] == pytest.approx(result.best["loss"], rel=1e-6)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(Regression(die_in_epoch=5), config, tmp_path / "killed")
+    resumed = Regression()
+    fit(resumed, config, tmp_path / "killed")
+    assert torch.equal(weights(resumed), weights(task))
+
+
 def test_a_loss_that_is_no_number_is_said(tmp_path: Path) -> None:
     class Broken(Regression):
         def loss(self, model: nn.Module, batch: Any, done: float) -> Tensor:
@@ -162,6 +183,8 @@ def test_learning_rate_schedule() -> None:
         ({"beta2": 1.0}, "beta2: 1.0"),
         ({"weight_decay": -0.1}, "weight_decay: -0.1 must be at least 0"),
         ({"patience": -1}, "patience: -1"),
+        ({"average": 11}, r"average: 11 must be at least 0 and at most 10"),
+        ({"average": 2, "patience": 1}, "average: 2 with patience 1"),
         ({"seed": -1}, "seed: -1"),
         ({"devices": 0}, "devices: 0 must be at least 1"),
         ({"precision": "8-bit"}, "precision: '8-bit' is not one of auto, 32-true"),
