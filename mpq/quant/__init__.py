@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from mpq.quant.activation import gelu
+from mpq.quant.attention import QuantAttention
+from mpq.quant.conv import QuantConv1d, QuantConv2d
 from mpq.quant.file import ModelFile, load_weights_into, model_path, read_model_file, save_model, without_numbers
 from mpq.quant.floats import FloatLinear, float_linear
 from mpq.quant.integer import int8_rows, int_linear, int_matmul, straight_through
@@ -17,6 +19,9 @@ __all__ = [
     "FloatLinear",
     "ModelFile",
     "Precision",
+    "QuantAttention",
+    "QuantConv1d",
+    "QuantConv2d",
     "QuantEmbedding",
     "QuantLSTM",
     "QuantLinear",

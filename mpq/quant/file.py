@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from mpq.io import BadInput, PathLike, atomic_write, open_bytes
 from mpq.quant.layers import LOG_SCALE
 from mpq.quant.model import freeze, quantizable, quantize_model, quantized_weights
 from mpq.quant.pack import pack_rows, packed_shape, unpack_rows
-from mpq.quant.plan import BitPlan
+from mpq.quant.plan import FLOAT_BITS, BitPlan
 from mpq.quant.table import SCALE_DTYPE, Quantized, scale_shape
 
 FORMAT_VERSION = 1
@@ -77,7 +77,7 @@ class ModelFile:
         return [name for name in self.shapes if self.plan.precision(name) is not None]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Every tensor in float, codes times scales, for a float model of this architecture."""
+        """Every tensor in float, codes times scales, a convolution's as its matrix (rows, columns)."""
         return {**self.float_tensors(), **{n: self.quantized(n).dequantize() for n in self.quantized_names()}}
 
 
@@ -260,11 +260,16 @@ def load_weights_into(model: nn.Module, model_file: ModelFile, packed: bool = Fa
     Raises:
         BadInput: the stored tensors are not those of this model.
     """
-    model_file.plan.check(quantizable(model), model_file.path)
-    for name, shape in quantizable(model).items():
-        if shape != model_file.shapes[name]:
-            raise BadInput(f"{model_file.path}: {name} is {model_file.shapes[name]}, the model has {shape}")
-    quantize_model(model, model_file.plan)
+    shapes = quantizable(model)
+    # what could not be quantized when a file was written is float in it, without a word in its plan
+    float_bits = {n: FLOAT_BITS for n in shapes if n not in model_file.plan.bits and n in model_file.tensors}
+    plan = replace(model_file.plan, bits={**model_file.plan.bits, **float_bits})
+    plan.check(shapes, model_file.path)
+    for name, shape in shapes.items():
+        stored_shape = model_file.shapes.get(name, shape)
+        if shape != stored_shape:
+            raise BadInput(f"{model_file.path}: {name} is {stored_shape}, the model has {shape}")
+    quantize_model(model, plan)
     freeze(model, model_file.quantized, packed)
     targets, stored = _float_tensors(model), model_file.float_tensors()
     if targets.keys() != stored.keys():
@@ -273,8 +278,8 @@ def load_weights_into(model: nn.Module, model_file: ModelFile, packed: bool = Fa
     with torch.no_grad():
         for name, target in targets.items():
             if target.shape != stored[name].shape:
-                shapes = f"{tuple(stored[name].shape)}, the model has {tuple(target.shape)}"
-                raise BadInput(f"{model_file.path}: {name} is {shapes}")
+                found = f"{tuple(stored[name].shape)}, the model has {tuple(target.shape)}"
+                raise BadInput(f"{model_file.path}: {name} is {found}")
             if target.is_meta:
                 _replace(model, target, stored[name])
             else:

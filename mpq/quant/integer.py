@@ -1,4 +1,4 @@
-"""Products of int8 activations with quantized weights: the one arithmetic of training and of serving.
+"""Products of integer activations with quantized weights: the one arithmetic of training and of serving.
 
 Forward, both run int8 x int8 -> int32 (``torch._int_mm``) and then multiply by the scales ("native" quantized
 training, arXiv 2203.15952), so a packed model gives the numbers that its training saw, bit for bit. Backward,
@@ -17,24 +17,31 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mpq.quant.cache import parts
 from mpq.quant.pack import PackedRows
 from mpq.quant.table import Quantized
 
 _TINY = 1e-30  # keeps 0 / 0 out of rows of zeros
 UNPACKED = 1 << 20  # packed weights that are unpacked at once
+EXACT = 1024  # float32 sums of so many products of int8, 127 * 128 at most, stay below 2**24, so no digit is lost
 
 
-def int8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Quantize each row symmetrically to int8: codes = round(x / scale), scale = max |row| / 127.
+def int8_rows(x: Tensor, n_bits: int = 8) -> tuple[Tensor, Tensor]:
+    """Quantize each row symmetrically: codes = round(x / scale), scale = max |row| / (2^(n_bits - 1) - 1).
 
     Args:
         x: (..., K) float.
+        n_bits: of the codes, 2 to 8.
     Returns:
-        codes (..., K) int8 in -127..127, and scale (..., 1) float32.
+        codes (..., K) int8, -127..127 for 8 bits, and scale (..., 1) float32.
     """
     x = x.to(torch.float32)
-    scale = x.abs().amax(-1, keepdim=True).clamp_min_(_TINY) / 127.0
-    return (x / scale).round_().to(torch.int8), scale
+    largest = torch.maximum(x.amax(-1, keepdim=True), x.amin(-1, keepdim=True).neg_())
+    scale = largest.clamp_min_(_TINY).div_(2.0 ** (n_bits - 1) - 1.0)
+    codes = torch.empty(x.shape, dtype=torch.int8, device=x.device)
+    for part, part_scale, out in parts(x, scale, codes):
+        out.copy_((part / part_scale).round_())
+    return codes, scale
 
 
 def int_matmul(a: Tensor, b: Tensor) -> Tensor:
@@ -63,18 +70,24 @@ def _cpu_has_int8_products() -> bool:
 
 
 def _matmul_in_floats(a: Tensor, b: Tensor) -> Tensor:
-    """The same integers by float32 products: sums of up to 1040 terms of 127 * 127 stay below 2**24, so exact."""
+    """The same integers by float32 products: sums of up to `EXACT` terms are exact."""
     total = torch.zeros(a.shape[0], b.shape[0], dtype=torch.int32, device=a.device)
-    for start in range(0, a.shape[1], 1040):
-        part_a, part_b = (part[:, start : start + 1040].to(torch.float32) for part in (a, b))
-        total += (part_a @ part_b.t()).to(torch.int32)
+    with torch.autocast(a.device.type, enabled=False):
+        for start in range(0, a.shape[1], EXACT):
+            part_a, part_b = (part[:, start : start + EXACT].to(torch.float32) for part in (a, b))
+            total += (part_a @ part_b.t()).to(torch.int32)
     return total
 
 
 def int_linear(
-    x: Tensor, codes: Tensor | PackedRows, scale: Tensor, bias: Tensor | None = None, surrogate: Tensor | None = None
+    x: Tensor,
+    codes: Tensor | PackedRows,
+    scale: Tensor,
+    bias: Tensor | None = None,
+    surrogate: Tensor | None = None,
+    a_bits: int = 8,
 ) -> Tensor:
-    """x @ (scale * codes).T + bias, with x rounded to int8 row by row and the product taken on integers.
+    """x @ (scale * codes).T + bias, with x rounded to integers row by row and the product taken on integers.
 
     Args:
         x: (..., K) float.
@@ -83,16 +96,17 @@ def int_linear(
         bias: (N,) float.
         surrogate: (N, K) float, the weight that takes the gradients (see `straight_through`); none: x and
             bias alone take them.
+        a_bits: bits of the rounded x.
     Returns:
         (..., N) float32.
     """
     if not asks_gradients(x, bias, surrogate):
-        return int_product(x, codes, scale, bias)[0]
+        return int_product(x, codes, scale, bias, a_bits)[0]
     if isinstance(codes, PackedRows):
         codes = codes[:]
     if surrogate is None:
         surrogate = Quantized(codes, scale).dequantize()
-    result: Tensor = _IntLinear.apply(x, codes, scale, bias, surrogate)  # type: ignore[no-untyped-call]
+    result: Tensor = _IntLinear.apply(x, codes, scale, bias, surrogate, a_bits)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -102,10 +116,10 @@ def asks_gradients(*inputs: Tensor | None) -> bool:
 
 
 def int_product(
-    x: Tensor, codes: Tensor | PackedRows, scale: Tensor, bias: Tensor | None
+    x: Tensor, codes: Tensor | PackedRows, scale: Tensor, bias: Tensor | None, a_bits: int = 8
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The forward pass of `int_linear`, and the int8 rows (M, K) with their scales (M, 1); `bias` may be (M, N) too."""
-    rows, row_scale = int8_rows(x.reshape(-1, x.shape[-1]))
+    rows, row_scale = int8_rows(x.reshape(-1, x.shape[-1]), a_bits)
     if isinstance(codes, PackedRows):
         out = torch.empty(len(rows), len(codes), device=x.device)
         for some in codes.blocks(UNPACKED):
@@ -123,20 +137,27 @@ def _products(
     """row_scale * rows (M, K) @ (scale * codes).T + bias, (M, N) float32; a product for each group of columns."""
     width = codes.shape[1] // scale.shape[1]
     # converting first: torch's product of an int32 and a float32 tensor is 30 times slower
-    total = int_matmul(rows[:, :width], codes[:, :width]).to(torch.float32).mul_(scale[:, 0])
+    total = _as_floats(int_matmul(rows[:, :width], codes[:, :width])).mul_(scale[:, 0])
     for g in range(1, scale.shape[1]):
         columns = slice(g * width, (g + 1) * width)
-        total += int_matmul(rows[:, columns], codes[:, columns]).to(torch.float32).mul_(scale[:, g])
+        total += _as_floats(int_matmul(rows[:, columns], codes[:, columns])).mul_(scale[:, g])
     out = total if out is None else out
     if bias is None:
         return torch.mul(total, row_scale, out=out)
     return torch.addcmul(bias.to(torch.float32), total, row_scale, out=out)
 
 
+def _as_floats(total: Tensor) -> Tensor:
+    """int32 numbers as float32, in their own memory: fetching as much anew takes longer than the conversion."""
+    return total.view(torch.float32).copy_(total)
+
+
 class _IntLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, surrogate: Tensor) -> Tensor:
-        out, rows, row_scale = int_product(x, codes, scale, bias)
+    def forward(
+        ctx: Any, x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, surrogate: Tensor, a_bits: int
+    ) -> Tensor:
+        out, rows, row_scale = int_product(x, codes, scale, bias, a_bits)
         ctx.save_for_backward(rows, row_scale, surrogate)
         ctx.dtype = gradient_dtype(x.device)
         return out
@@ -152,7 +173,7 @@ class _IntLinear(torch.autograd.Function):
         if ctx.needs_input_grad[4]:
             grad_weight = gradient_product(flat.t(), rows.to(torch.float32).mul_(row_scale), ctx.dtype)
         grad_bias = flat.sum(0) if ctx.needs_input_grad[3] else None
-        return grad_x, None, None, grad_bias, grad_weight
+        return grad_x, None, None, grad_bias, grad_weight, None
 
 
 def gradient_dtype(device: torch.device) -> torch.dtype:
@@ -175,7 +196,7 @@ def straight_through(
     eq. 3): d(a Q)/da = Q - w / a where w lies within the table, else Q.
 
     Args:
-        latent: (rows, columns) float.
+        latent: (rows, ...) float, the matrix (rows, columns) or a convolution's weight.
         quantized: its rounding.
         log_scale: (scales,) natural logarithms of the scales; none: they take no gradient.
         edge: (rows or 1, 1), in scales: up to where w lies within the table (see `reach`); needed with `log_scale`.
@@ -191,7 +212,7 @@ class _StraightThrough(torch.autograd.Function):
     def forward(
         ctx: Any, latent: Tensor, quantized: Quantized, log_scale: Tensor | None, edge: Tensor | None
     ) -> Tensor:
-        ctx.learned = log_scale is not None
+        ctx.learned, ctx.shape = log_scale is not None, latent.shape
         ctx.save_for_backward(*((latent, *quantized, edge) if ctx.learned else ()))
         return quantized.dequantize()
 
@@ -199,11 +220,11 @@ class _StraightThrough(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if not ctx.learned:
-            return grad, None, None, None
+            return grad.reshape(ctx.shape), None, None, None
         latent, codes, scale, edge = ctx.saved_tensors
         shape = (latent.shape[0], scale.shape[1], -1)  # rows, groups, columns of a group
         in_scales = latent.reshape(shape) / scale.unsqueeze(-1)
         inside = in_scales.abs() <= edge.to(grad.device).unsqueeze(-1)
         slope = grad.reshape(shape) * (codes.reshape(shape) - in_scales * inside)
         by_scale = slope.sum(2) if scale.shape[0] > 1 else slope.sum((0, 2)).unsqueeze(0)
-        return grad, None, (by_scale * scale).flatten(), None  # d/dlog a = a d/da
+        return grad.reshape(ctx.shape), None, (by_scale * scale).flatten(), None  # d/dlog a = a d/da

@@ -1,4 +1,4 @@
-"""Quantized Linear, Embedding and LSTM: latent float weights in training, codes and scales in serving.
+"""Quantized layers; here Linear, Embedding and LSTM: latent float weights in training, codes and scales in serving.
 
 A quantized layer keeps its original's parameter names, so a float ``state_dict`` loads as it is, and shares
 the original's Parameter objects, so tied weights stay tied. `freeze` replaces the float weights by their
@@ -26,6 +26,7 @@ from mpq.quant.table import (
     SCALE_MIN,
     Precision,
     Quantized,
+    matrix_shape,
     project,
     reach,
     round_to,
@@ -39,8 +40,10 @@ def weight_names(layer: nn.Module) -> list[str]:
     """The names that a layer's own quantizable matrices have in it."""
     if isinstance(layer, QuantModule):
         return list(layer.weight_shapes)
-    if isinstance(layer, nn.Linear | nn.Embedding):
-        return ["weight"]
+    if isinstance(layer, nn.Linear | nn.Embedding | nn.Conv1d | nn.Conv2d):
+        return ["weight"] if "weight" in layer._parameters else []  # a parametrized one is made from others
+    if isinstance(layer, nn.MultiheadAttention):
+        return ["in_proj_weight"] if layer.in_proj_weight is not None else []
     if isinstance(layer, nn.LSTM):
         return [name for name, _ in layer.named_parameters(recurse=False) if name.startswith("weight_")]
     return []
@@ -65,7 +68,7 @@ class Projector:
 
     def __init__(self, precision: Precision, weight: Tensor) -> None:
         self.precision = precision
-        self.scale_shape = scale_shape(precision, *weight.shape)
+        self.scale_shape = scale_shape(precision, *matrix_shape(weight))
         if weight.is_meta:  # has no numbers: codes and scales will come from a file
             log_scale = torch.empty(prod(self.scale_shape), device="meta")
         else:
@@ -101,7 +104,7 @@ class QuantModule(nn.Module):
     Args:
         original: the float layer, whose settings and Parameter objects are taken over.
         projectors: of the weights to quantize, by their name in the layer.
-        a_bits: bits of the activations: 8, or 32 for weight-only quantization.
+        a_bits: bits of the activations: 4 or 8, or 32 for weight-only quantization.
     """
 
     __constants__: ClassVar[list[str]]  # as torch has it: the names of a layer's settings
@@ -115,8 +118,8 @@ class QuantModule(nn.Module):
                 self.register_parameter(name, parameter)
         for name, projector in projectors.items():
             self.register_parameter(f"{name}{LOG_SCALE}", projector.log_scale)
-        # shapes of all matrices, float ones included
-        self.weight_shapes = {name: tuple(original.get_parameter(name).shape) for name in weight_names(original)}
+        # (rows, columns) of all matrices, float ones included
+        self.weight_shapes = {name: _shape_in(original, name) for name in weight_names(original)}
         self.projectors = dict(projectors)
         self.a_bits = a_bits
         self.train(original.training)
@@ -155,13 +158,18 @@ class QuantModule(nn.Module):
         """x @ weight.T + bias in the precision of that weight and of the activations."""
         if name not in self.projectors:
             return float_linear(x, self.get_parameter(name), bias)
-        if self.a_bits == 8 and self.is_frozen(name):
-            return int_linear(x, *self.held(name), bias)
+        if self.a_bits != 32 and self.is_frozen(name):
+            return int_linear(x, *self.held(name), bias, a_bits=self.a_bits)
         quantized = self.quantized(name)
         surrogate = self._surrogate(name, quantized)
         if self.a_bits == 32:
             return float_linear(x, quantized.dequantize() if surrogate is None else surrogate, bias)
-        return int_linear(x, quantized.codes, quantized.scale, bias, surrogate)
+        return int_linear(x, *quantized, bias, surrogate, self.a_bits)
+
+
+def _shape_in(layer: nn.Module, name: str) -> tuple[int, int]:
+    """(rows, columns) of a weight of a layer."""
+    return layer.weight_shapes[name] if isinstance(layer, QuantModule) else matrix_shape(layer.get_parameter(name))
 
 
 class QuantLinear(QuantModule, nn.Linear):
@@ -247,4 +255,4 @@ class QuantLSTM(QuantModule):
         surrogate = self._surrogate(name, quantized)
         if self.a_bits == 32:
             return recurrence(gates, h, c, quantized.dequantize(), surrogate)
-        return recurrence(gates, h, c, quantized, surrogate)
+        return recurrence(gates, h, c, quantized, surrogate, self.a_bits)

@@ -1,6 +1,6 @@
 """The recurrence of an LSTM layer on integers, with its gradients written out.
 
-At every step the hidden row is rounded to int8 and multiplied by the integer weight. Backpropagation through
+At every step the hidden row is rounded to integers and multiplied by the integer weight. Backpropagation through
 time is written by hand: one small product a step, and one large product for the weight gradient at the end.
 """
 
@@ -19,7 +19,7 @@ from mpq.quant.table import Quantized
 
 
 def recurrence(
-    gates: Tensor, h: Tensor, c: Tensor, weight: Quantized | Tensor, surrogate: Tensor | None
+    gates: Tensor, h: Tensor, c: Tensor, weight: Quantized | Tensor, surrogate: Tensor | None, a_bits: int = 8
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run one LSTM layer over time, gates in torch's order i, f, g, o.
 
@@ -30,16 +30,17 @@ def recurrence(
         h, c: (N, H) float, the state before the first step.
         weight: (4H, H), quantized or float.
         surrogate: (4H, H) float, the weight that takes the gradients; none: the other inputs alone take them.
+        a_bits: bits of the rounded hidden rows, where the weight is quantized.
     Returns:
         hidden rows (T, N, H), and the state (N, H), (N, H) after the last step.
     """
     gates = gates.to(torch.float32)  # from a float layer under autocast they are not
     if not asks_gradients(gates, h, c, surrogate):
-        h_all, c_all = _run(gates, h, c, weight)[:2]
+        h_all, c_all = _run(gates, h, c, weight, a_bits)[:2]
     else:
         if surrogate is None:
             surrogate = weight.dequantize() if isinstance(weight, Quantized) else weight
-        h_all, c_all = _Recurrence.apply(gates, h, c, weight, surrogate)  # type: ignore[no-untyped-call]
+        h_all, c_all = _Recurrence.apply(gates, h, c, weight, surrogate, a_bits)  # type: ignore[no-untyped-call]
     return h_all, h_all[-1], c_all[-1]
 
 
@@ -52,7 +53,9 @@ class _Steps(NamedTuple):
     active: Tensor  # gates after their nonlinearity, (T, N, 4H)
 
 
-def _run(gates: Tensor, h: Tensor, c: Tensor, weight: Quantized | Tensor, seen: Tensor | None = None) -> _Steps:
+def _run(
+    gates: Tensor, h: Tensor, c: Tensor, weight: Quantized | Tensor, a_bits: int, seen: Tensor | None = None
+) -> _Steps:
     """All steps of `recurrence`; ``seen`` (T, N, H), where given, takes h[t-1] as the product saw it."""
     n_steps, batch, width = gates.shape
     size = width // 4
@@ -66,7 +69,7 @@ def _run(gates: Tensor, h: Tensor, c: Tensor, weight: Quantized | Tensor, seen: 
     )
     for t in range(n_steps):
         if isinstance(weight, Quantized):
-            active, rows, row_scale = int_product(h, *weight, gates[t])
+            active, rows, row_scale = int_product(h, *weight, gates[t], a_bits)
             if seen is not None:
                 seen[t].copy_(rows).mul_(row_scale)
         else:
@@ -89,10 +92,10 @@ def _run(gates: Tensor, h: Tensor, c: Tensor, weight: Quantized | Tensor, seen: 
 class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, gates: Tensor, h: Tensor, c: Tensor, weight: Quantized | Tensor, surrogate: Tensor
+        ctx: Any, gates: Tensor, h: Tensor, c: Tensor, weight: Quantized | Tensor, surrogate: Tensor, a_bits: int
     ) -> tuple[Tensor, Tensor]:
         seen = gates.new_empty(*gates.shape[:2], h.shape[1])
-        steps = _run(gates, h, c, weight, seen)
+        steps = _run(gates, h, c, weight, a_bits, seen)
         ctx.save_for_backward(c, steps.c, steps.tanh_c, steps.active, seen, surrogate)
         ctx.dtype = gradient_dtype(h.device)
         return steps.h, steps.c
@@ -119,4 +122,4 @@ class _Recurrence(torch.autograd.Function):
             dc = dc * f
             dh = gradient_product(grad[t], weight, ctx.dtype)
         grad_weight = gradient_product(grad.flatten(0, 1).t(), seen.flatten(0, 1), ctx.dtype)
-        return grad, dh, dc, None, grad_weight
+        return grad, dh, dc, None, grad_weight, None

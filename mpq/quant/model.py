@@ -7,25 +7,28 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from mpq.quant.attention import QuantAttention
+from mpq.quant.conv import QuantConv1d, QuantConv2d
 from mpq.quant.layers import Projector, QuantEmbedding, QuantLinear, QuantLSTM, QuantModule, weight_names
 from mpq.quant.pack import pack_in_memory
 from mpq.quant.plan import BitPlan
-from mpq.quant.table import Quantized
+from mpq.quant.table import Quantized, matrix_shape
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 def quantizable(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Full names and shapes of the weights that can be quantized: the matrices of Linear, Embedding and LSTM.
+    """Full names and shapes (rows, columns) of the weights that can be quantized.
 
-    A weight that several layers share is listed once, by its first name, as ``named_parameters`` does.
+    They are those of Linear, Embedding, LSTM and MultiheadAttention, and of Conv1d and Conv2d, a row for each output
+    channel. A weight that several layers share is listed once, by its first name, as ``named_parameters`` does.
     """
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for name, layer, local in _weights(model):
         if isinstance(layer, QuantModule):
             shapes[name] = layer.weight_shapes[local]
         else:
-            shapes[name] = tuple(layer.get_parameter(local).shape)
+            shapes[name] = matrix_shape(layer.get_parameter(local))
     return shapes
 
 
@@ -57,21 +60,33 @@ def quantize_model(model: Model, plan: BitPlan) -> Model:
             layer_projectors[local] = projectors[name]
     if model in own:
         raise ValueError("quantize_model swaps layers inside a model; put a single layer into nn.Sequential")
-    for parent in list(model.modules()):
+    for parent in reversed(list(model.modules())):  # a layer's own layers before it
         for child_name, child in list(parent.named_children()):
-            if own.get(child) or isinstance(child, QuantModule):
+            if own.get(child) or isinstance(child, QuantModule) or _holds_quantized(child):
                 setattr(parent, child_name, _quant_layer(child, own[child], plan.a_bits))
     return model
 
 
+_FORMS: list[tuple[tuple[type[nn.Module], ...], type[QuantModule]]] = [
+    ((nn.Linear,), QuantLinear),
+    ((nn.Embedding,), QuantEmbedding),
+    ((nn.LSTM, QuantLSTM), QuantLSTM),
+    ((nn.Conv1d,), QuantConv1d),
+    ((nn.Conv2d,), QuantConv2d),
+    ((nn.MultiheadAttention, QuantAttention), QuantAttention),
+]
+
+
 def _quant_layer(layer: nn.Module, projectors: Mapping[str, Projector], a_bits: int) -> nn.Module:
-    if isinstance(layer, nn.Linear):
-        return QuantLinear(layer, projectors, a_bits)
-    if isinstance(layer, nn.Embedding):
-        return QuantEmbedding(layer, projectors, a_bits)
-    if isinstance(layer, nn.LSTM | QuantLSTM):
-        return QuantLSTM(layer, projectors, a_bits)
+    for kinds, form in _FORMS:
+        if isinstance(layer, kinds):
+            return form(layer, projectors, a_bits)
     raise ValueError(f"{type(layer).__name__} has no quantized form")
+
+
+def _holds_quantized(layer: nn.Module) -> bool:
+    """Whether it is float attention around a quantized layer, whose weight it would take without its arithmetic."""
+    return isinstance(layer, nn.MultiheadAttention) and isinstance(layer.out_proj, QuantModule)
 
 
 def quantized_weights(model: nn.Module) -> dict[str, Quantized]:

@@ -25,8 +25,9 @@ class BitPlan:
         budget: average bits asked for.
         cost: value of what the method minimised.
         table: ``uniform`` or ``pow2`` levels.
-        scale: what shares one scale: ``matrix``, ``row``, or that many neighbouring columns of a row.
-        a_bits: bits of the activations: 8, or 32 for weight-only quantization.
+        scale: what shares one scale: ``matrix``, ``row``, or that many neighbouring columns of a row (all of a row that
+            has fewer).
+        a_bits: bits of the activations: 4 or 8, or 32 for weight-only quantization.
     """
 
     bits: Mapping[str, int | tuple[int, ...]]
@@ -67,8 +68,8 @@ class BitPlan:
             bits = self.bits[name]
             if not isinstance(bits, int) and len(bits) != shape[0]:
                 raise BadInput(f"{where}: {name}: bits for {len(bits)} rows, but it has {shape[0]} rows")
-            if bits != FLOAT_BITS and isinstance(self.scale, int) and prod(shape[1:]) % self.scale:
-                columns = prod(shape[1:])
+            columns = prod(shape[1:])
+            if bits != FLOAT_BITS and isinstance(self.scale, int) and columns > self.scale and columns % self.scale:
                 raise BadInput(f"{where}: {name}: {columns} columns cannot be cut into groups of {self.scale}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,8 +101,8 @@ class BitPlan:
         is_group = isinstance(self.scale, int) and not isinstance(self.scale, bool) and self.scale > 0
         if self.scale not in ("matrix", "row") and not is_group:
             raise BadInput(f"{where}: scale: {self.scale!r}: expected matrix, row or a number of columns")
-        if self.a_bits not in (8, FLOAT_BITS):
-            raise BadInput(f"{where}: a_bits: {self.a_bits!r}: expected 8, or 32 for float activations")
+        if self.a_bits not in (4, 8, FLOAT_BITS):
+            raise BadInput(f"{where}: a_bits: {self.a_bits!r}: expected 4, 8, or 32 for float activations")
         if self.scale == "matrix" and any(not isinstance(bits, int) for bits in self.bits.values()):
             raise BadInput(f"{where}: bits for each row need scale: row (or a number of columns)")
         for name in ("budget", "cost"):

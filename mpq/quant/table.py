@@ -59,7 +59,8 @@ class Precision:
     Attributes:
         n_bits: bits of the table, or one number for each row (node-level plans).
         kind: ``uniform`` or ``pow2`` levels.
-        scale: what shares one scale: ``matrix``, ``row``, or that many neighbouring columns of a row.
+        scale: what shares one scale: ``matrix``, ``row``, or that many neighbouring columns of a row (all of a row that
+            has fewer).
     """
 
     n_bits: int | tuple[int, ...]
@@ -77,6 +78,10 @@ class Quantized(NamedTuple):
 
     codes: Tensor
     scale: Tensor
+
+    def rows(self, some: slice) -> Quantized:
+        """Those rows alone."""
+        return Quantized(self.codes[some], self.scale if len(self.scale) == 1 else self.scale[some])
 
     def dequantize(self) -> Tensor:
         """scale * codes, (rows, columns) float32."""
@@ -150,11 +155,21 @@ def _refit(v: Tensor, scale: Tensor, n_bits: int, kind: str) -> tuple[Tensor, Te
     return torch.where(scale > 0, scale, SCALE_MIN), vq * scale
 
 
+def matrix_shape(weight: Tensor) -> tuple[int, int]:
+    """(rows, columns) of a weight; a convolution's row is what makes one output channel, (in / groups) * kernel."""
+    return weight.shape[0], weight[0].numel()
+
+
 def scale_shape(precision: Precision, rows: int, columns: int) -> tuple[int, int]:
     """Shape of the scales of a matrix, (rows or 1, groups)."""
     if precision.scale == "matrix":
         return 1, 1
-    return rows, columns // precision.scale if isinstance(precision.scale, int) else 1
+    return rows, columns // group_width(precision.scale, columns)
+
+
+def group_width(scale: str | int, columns: int) -> int:
+    """Columns of a row that share a scale, where it is not one for the matrix: `scale` of them, or all there are."""
+    return min(scale, columns) if isinstance(scale, int) else columns
 
 
 @torch.no_grad()
@@ -162,14 +177,14 @@ def project(weight: Tensor, precision: Precision) -> Quantized:
     """The quantized matrix nearest to ``weight`` in its table: Π_C of ADMM, the rounding of the STE.
 
     Args:
-        weight: (rows, columns) float.
+        weight: (rows, ...) float.
     """
-    weight = weight.detach().to(torch.float32)
+    weight = weight.detach().to(torch.float32).flatten(1)
     bits = precision.n_bits
     if isinstance(bits, int):
         return _project_rows(weight, bits, precision.kind, precision.scale)
     codes = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
-    groups = 1 if precision.scale == "row" else weight.shape[1] // int(precision.scale)
+    groups = weight.shape[1] // group_width(precision.scale, weight.shape[1])
     scale = torch.empty(weight.shape[0], groups, device=weight.device)
     row_bits = torch.tensor(bits, device=weight.device)
     for n_bits in sorted(set(bits)):
@@ -183,7 +198,7 @@ def _project_rows(weight: Tensor, n_bits: int, kind: str, granularity: str | int
     if granularity == "matrix":
         clusters = weight.reshape(1, -1)
     else:
-        clusters = weight.reshape(-1, columns if granularity == "row" else int(granularity))
+        clusters = weight.reshape(-1, group_width(granularity, columns))
     scale = fit_scale(clusters, n_bits, kind)
     codes = nearest(clusters / scale, n_bits, kind).to(torch.int8)
     return Quantized(codes.reshape(rows, columns), scale.reshape(1 if granularity == "matrix" else rows, -1))
@@ -193,10 +208,10 @@ def round_to(weight: Tensor, scale: Tensor, precision: Precision) -> Quantized:
     """The codes nearest to ``weight`` under given scales, where `project` fits the scales too.
 
     Args:
-        weight: (rows, columns) float.
+        weight: (rows, ...) float.
         scale: (rows or 1, groups) float32, as `project` returns it.
     """
-    weight = weight.detach().to(torch.float32)
+    weight = weight.detach().to(torch.float32).flatten(1)
     bits = precision.n_bits
     rows, groups = weight.shape[0], scale.shape[1]
     values = (weight.reshape(rows, groups, -1) / scale.unsqueeze(-1)).flatten(1)

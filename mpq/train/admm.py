@@ -138,7 +138,7 @@ class Admm(Plugin):
         self._rho, self._steps, self.record = state["rho"], state["steps"], state["record"]
         self._u = dict(state["u"])
         self._codes = {name: Quantized(*parts) for name, parts in state["codes"].items()}
-        self._g = {name: quantized.dequantize() for name, quantized in self._codes.items()}
+        self._g = {name: q.dequantize().view_as(self._u[name]) for name, q in self._codes.items()}
         self.best = {name: Quantized(*parts) for name, parts in state["best"].items()}
 
     def _weights(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -155,7 +155,7 @@ class Admm(Plugin):
         precision = self.plan.precision(name)
         if precision is not None:
             self._codes[name] = project(weight + self._u[name], precision)
-            self._g[name] = self._codes[name].dequantize()
+            self._g[name] = self._codes[name].dequantize().view_as(weight)
 
     @torch.no_grad()
     def _update(self, model: nn.Module) -> None:

@@ -49,7 +49,7 @@ def test_average_is_weighted_by_size() -> None:
         ({"bits": dict.fromkeys(SHAPES, 2), "scale": 3}, ["4 columns", "groups of 3"]),
         ({"bits": dict.fromkeys(SHAPES, 2), "scale": "column"}, ["scale: 'column'"]),
         ({"bits": dict.fromkeys(SHAPES, 2), "scale": 0}, ["scale: 0"]),
-        ({"bits": dict.fromkeys(SHAPES, 2), "a_bits": 4}, ["a_bits: 4"]),
+        ({"bits": dict.fromkeys(SHAPES, 2), "a_bits": 5}, ["a_bits: 5"]),
         ({"bits": dict.fromkeys(SHAPES, 2), "budget": "two"}, ["budget: 'two'"]),
         ({"bits": {"embed.weight": "1" * 10, "lstm.weight_ih_l0": 2}, "scale": "matrix"}, ["scale: row"]),
     ],

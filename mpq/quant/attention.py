@@ -1,0 +1,61 @@
+"""Multi-head self-attention with quantized projections.
+
+The packed projection of queries, keys and values and the one of the output run on integers; scores and their
+softmax, which have no weights, stay in float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mpq.quant.layers import Projector, QuantModule
+
+
+class QuantAttention(QuantModule):
+    """nn.MultiheadAttention of a sequence to itself, with a quantized ``in_proj_weight``; ``out_proj`` is a layer."""
+
+    __constants__ = ["embed_dim", "num_heads", "dropout", "batch_first"]  # noqa: RUF012
+    embed_dim: int
+    num_heads: int
+    dropout: float
+    batch_first: bool
+    in_proj_bias: Tensor | None
+
+    def __init__(self, original: nn.Module, projectors: Mapping[str, Projector], a_bits: int = 8) -> None:
+        super().__init__(original, projectors, a_bits)
+        self.out_proj = original.get_submodule("out_proj")
+        odd = [name for name in ("q_proj_weight", "bias_k") if self._parameters.get(name) is not None]
+        if odd or getattr(original, "add_zero_attn", False):
+            raise ValueError(f"{original}: expected one size of queries, keys and values, no bias_k or add_zero_attn")
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = False,
+    ) -> tuple[Tensor, None]:
+        """Attention of a sequence to itself.
+
+        Args:
+            query: (T, N, D), or (N, T, D) with ``batch_first``.
+            key, value: the same tensor.
+            key_padding_mask: (N, T), true on padding.
+            need_weights: must be false: the weights are not kept.
+        Returns:
+            what ``query`` has the shape of, and None.
+        """
+        if key is not query or value is not query or need_weights:
+            raise ValueError("quantized attention is of a sequence to itself, and does not return its weights")
+        x = query.transpose(0, 1) if self.batch_first else query
+        n_frames, batch, _ = x.shape
+        projected = self._linear(x, "in_proj_weight", self.in_proj_bias)
+        q, k, v = projected.view(n_frames, batch, 3, self.num_heads, -1).permute(2, 1, 3, 0, 4)  # (N, heads, T, D')
+        mask = None if key_padding_mask is None else ~key_padding_mask[:, None, None, :]
+        mixed = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
+        out: Tensor = self.out_proj(mixed.permute(2, 0, 1, 3).reshape(n_frames, batch, -1))
+        return (out.transpose(0, 1) if self.batch_first else out), None

@@ -1,0 +1,204 @@
+"""Quantized convolutions on integers: ordinary, pointwise, grouped and depthwise ones, over one or two dimensions.
+
+A convolution is a linear layer of patches: what an output frame sees of the input is one row, rounded with a scale of
+its own, and multiplied by the matrix (out, in / groups * kernel) that the weight is (im2col). A depthwise convolution
+would round every number once for each tap; its rows are the channels of each utterance instead, rounded once.
+
+Either way an utterance's numbers do not depend on those it is batched with, if what pads it is zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from mpq.quant.integer import EXACT, asks_gradients, int8_rows, int_linear
+from mpq.quant.layers import Projector, QuantModule
+from mpq.quant.table import Quantized
+
+_PATCHES = 1 << 24  # numbers of patches that are held at once, where no gradient is asked for
+
+
+class QuantConv(QuantModule):
+    """nn.Conv1d or nn.Conv2d with a quantized weight, a matrix (out, in / groups * kernel). Zero padding only."""
+
+    bias: Tensor | None
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    kernel_size: tuple[int, ...]
+    groups: int
+    in_channels: int
+    out_channels: int
+    pads: list[int]  # of every dimension before and after, the last one first, as F.pad takes them
+
+    def __init__(self, original: nn.Module, projectors: Mapping[str, Projector], a_bits: int = 8) -> None:
+        super().__init__(original, projectors, a_bits)
+        if original.padding_mode != "zeros":
+            raise ValueError(f"{original}: expected padding_mode='zeros', a quantized convolution has no other")
+        pads = original.pads if isinstance(original, QuantConv) else original._reversed_padding_repeated_twice
+        self.pads = list(cast("list[int]", pads))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """`(N, in, ...)` to `(N, out, ...)`, as nn.Conv1d and nn.Conv2d."""
+        if "weight" not in self.projectors:
+            return self._float_conv(input, self.get_parameter("weight"))
+        if self.a_bits == 32:
+            quantized = self.quantized("weight")
+            surrogate = self._surrogate("weight", quantized)
+            return self._float_conv(input, quantized.dequantize() if surrogate is None else surrogate)
+        padded = F.pad(input, self.pads)
+        if self.groups == self.in_channels == self.out_channels:
+            return self._depthwise(padded)
+        return self._by_patches(padded)
+
+    def _float_conv(self, x: Tensor, weight: Tensor) -> Tensor:
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        conv = F.conv1d if len(self.kernel_size) == 1 else F.conv2d
+        padded = F.pad(x, self.pads)
+        return conv(padded, weight.view(shape), self.bias, self.stride, 0, self.dilation, self.groups)
+
+    def _depthwise(self, x: Tensor) -> Tensor:
+        quantized = self.quantized("weight")
+        surrogate = self._surrogate("weight", quantized)
+        geometry = (self.kernel_size, self.stride, self.dilation)
+        return int_depthwise(x, quantized, self.bias, surrogate, geometry, self.a_bits)
+
+    def _by_patches(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() and len(x) > 1 and self._patch_numbers(x) > _PATCHES:
+            at_once = max(1, len(x) * _PATCHES // self._patch_numbers(x))
+            return torch.cat([self._by_patches(part) for part in torch.split(x, at_once)])
+        rows = patches(x, self.kernel_size, self.stride, self.dilation, self.groups)
+        out = self._linear(rows.squeeze(-2), "weight", self.bias) if self.groups == 1 else self._grouped(rows)
+        return out.movedim(-1, 1)
+
+    def _patch_numbers(self, x: Tensor) -> int:
+        return x.numel() * prod(self.kernel_size) // prod(self.stride)
+
+    def _grouped(self, rows: Tensor) -> Tensor:
+        """Patches `(..., groups, K)` by the part of the weight for each group, to `(..., out)`."""
+        quantized = self.quantized("weight")
+        surrogate = self._surrogate("weight", quantized)
+        size = self.out_channels // self.groups
+        outs = []
+        for group in range(self.groups):
+            some = slice(group * size, (group + 1) * size)
+            part = quantized.rows(some)
+            bias = None if self.bias is None else self.bias[some]
+            weight = None if surrogate is None else surrogate[some]
+            outs.append(int_linear(rows[..., group, :], *part, bias, weight, self.a_bits))
+        return torch.cat(outs, -1)
+
+
+class QuantConv1d(QuantConv, nn.Conv1d):
+    """nn.Conv1d with a quantized weight."""
+
+
+class QuantConv2d(QuantConv, nn.Conv2d):
+    """nn.Conv2d with a quantized weight."""
+
+
+def patches(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], groups: int) -> Tensor:
+    """What each output frame of a convolution sees.
+
+    Args:
+        x: (N, C, ...), padded, with as many further dimensions as `kernel` has numbers.
+    Returns:
+        (N, ..., groups, C / groups * prod(kernel)), in the order of a convolution's weight.
+    """
+    for i, (size, step, spread) in enumerate(zip(kernel, stride, dilation, strict=True)):
+        x = x.unfold(2 + i, (size - 1) * spread + 1, step)[..., ::spread]
+    x = x.movedim(1, 1 + len(kernel))  # (N, ..., C, kernel)
+    return x.reshape(*x.shape[: 1 + len(kernel)], groups, -1)
+
+
+Geometry = tuple[Sequence[int], Sequence[int], Sequence[int]]  # kernel, stride, dilation
+
+
+def int_depthwise(
+    x: Tensor, weight: Quantized, bias: Tensor | None, surrogate: Tensor | None, geometry: Geometry, a_bits: int = 8
+) -> Tensor:
+    """Each channel of x convolved with its own kernel, with x rounded to integers by utterance and channel.
+
+    Args:
+        x: (N, C, ...) float, padded.
+        weight: (C, K): the kernels.
+        bias: (C,) float.
+        surrogate: (C, K) float, the weight that takes the gradients; none: x and bias alone take them.
+        geometry: kernel, stride and dilation of every dimension.
+        a_bits: bits of the rounded x.
+    Returns:
+        (N, C, ...) float32.
+    """
+    if not asks_gradients(x, bias, surrogate):
+        return _depthwise(x, weight, bias, geometry, a_bits)[0]
+    if surrogate is None:
+        surrogate = weight.dequantize()
+    result: Tensor = _IntDepthwise.apply(x, weight, bias, surrogate, geometry, a_bits)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _depthwise(
+    x: Tensor, weight: Quantized, bias: Tensor | None, geometry: Geometry, a_bits: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The forward pass of `int_depthwise`, and the int8 rows (N, C, L) with their scales (N, C, 1)."""
+    rows, row_scale = int8_rows(x.flatten(2), a_bits)
+    codes, scale = weight
+    width = codes.shape[1] // scale.shape[1]
+    total: Tensor | None = None
+    for g in range(scale.shape[1]):
+        some = torch.zeros_like(codes)
+        some[:, g * width : (g + 1) * width] = codes[:, g * width : (g + 1) * width]
+        sums = _integer_sums(rows.view(x.shape), some, geometry)
+        shape, sums = sums.shape, sums.flatten(2).mul_(scale[:, g : g + 1])
+        total = sums if total is None else total.add_(sums)
+    assert total is not None
+    out = total.mul_(row_scale) if bias is None else torch.addcmul(bias.float()[:, None], total, row_scale)
+    return out.view(shape), rows, row_scale
+
+
+def _integer_sums(rows: Tensor, codes: Tensor, geometry: Geometry) -> Tensor:
+    """The convolution of integers (N, C, ...) and (C, K), as float numbers that have lost no digit."""
+    kernel, stride, dilation = geometry
+    dtype = torch.float32 if codes.shape[1] <= EXACT else torch.float64
+    conv = F.conv1d if len(kernel) == 1 else F.conv2d
+    with torch.autocast(rows.device.type, enabled=False):
+        filters = codes.to(dtype).view(-1, 1, *kernel)
+        sums = conv(rows.to(dtype), filters, None, stride, 0, dilation, len(codes))
+    return sums.to(torch.float32)
+
+
+class _IntDepthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Quantized,
+        bias: Tensor | None,
+        surrogate: Tensor,
+        geometry: Geometry,
+        a_bits: int,
+    ) -> Tensor:
+        out, rows, row_scale = _depthwise(x, weight, bias, geometry, a_bits)
+        ctx.save_for_backward(rows, row_scale, surrogate)
+        ctx.shape, ctx.geometry = x.shape, geometry
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, row_scale, surrogate = ctx.saved_tensors
+        kernel, stride, dilation = ctx.geometry
+        seen = rows.to(torch.float32).mul_(row_scale).view(ctx.shape)
+        channels, none = len(surrogate), [0] * len(kernel)
+        grads = torch.ops.aten.convolution_backward(
+            grad.contiguous(), seen, surrogate.view(channels, 1, *kernel), [channels], stride, none, dilation, False,
+            none, channels, [ctx.needs_input_grad[0], ctx.needs_input_grad[3], ctx.needs_input_grad[2]],
+        )  # fmt: skip
+        grad_x, grad_weight, grad_bias = grads
+        return grad_x, None, grad_bias, None if grad_weight is None else grad_weight.flatten(1), None, None

@@ -1,0 +1,93 @@
+"""Quantized attention: torch's at 8 bits, the same numbers in training and serving, what it refuses."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mpq.quant import BitPlan, QuantAttention, QuantLinear, freeze, quantizable, quantize_model, uniform_plan
+
+
+class Attending(nn.Module):
+    """Self-attention as torchaudio's Conformer calls it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.attention = nn.MultiheadAttention(12, 3, **options)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        result: Tensor = self.attention(query=x, key=x, value=x, key_padding_mask=mask, need_weights=False)[0]
+        return result
+
+
+def inputs(batch_first: bool = False) -> tuple[Tensor, Tensor]:
+    x = torch.randn(4, 9, 12, generator=torch.Generator().manual_seed(1))
+    mask = torch.arange(9)[None, :] >= torch.tensor([9, 7, 4, 1])[:, None]
+    return (x if batch_first else x.transpose(0, 1)), mask
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_8_bits_are_close_to_torchs(batch_first: bool) -> None:
+    model = Attending(batch_first=batch_first).eval()
+    quantized = copy.deepcopy(model)
+    quantize_model(quantized, uniform_plan(quantized, 8))
+    assert isinstance(quantized.attention, QuantAttention) and isinstance(quantized.attention.out_proj, QuantLinear)
+    x, mask = inputs(batch_first)
+    for some in (mask, None):
+        expected = model(x, some)
+        torch.testing.assert_close(quantized(x, some), expected, rtol=0, atol=0.02)
+    grads = []
+    for module in (model, quantized):
+        module(x, mask).square().sum().backward()
+        grads.append(module.attention.in_proj_weight.grad)
+    assert (grads[1] - grads[0]).norm() < 0.05 * grads[0].norm()
+
+
+@pytest.mark.parametrize(("n_bits", "a_bits"), [(w, a) for w in (8, 4, 2, 1) for a in (8, 4)])
+def test_training_and_serving_agree_bit_for_bit(n_bits: int, a_bits: int) -> None:
+    model = Attending(dropout=0.0)
+    quantize_model(model, uniform_plan(model, n_bits, a_bits=a_bits))
+    trained = model(*inputs())
+    assert trained.requires_grad
+    served = freeze(copy.deepcopy(model), packed=True).eval()
+    with torch.inference_mode():
+        assert torch.equal(served(*inputs()), trained)
+
+
+@pytest.mark.parametrize("quantized", ["attention.in_proj_weight", "attention.out_proj.weight"])
+def test_either_weight_may_stay_float(quantized: str) -> None:
+    model = Attending().eval()
+    assert quantizable(model) == {"attention.in_proj_weight": (36, 12), "attention.out_proj.weight": (12, 12)}
+    exact = model(*inputs())
+    quantize_model(model, BitPlan({**dict.fromkeys(quantizable(model), 32), quantized: 2}))
+    assert not torch.allclose(model(*inputs()), exact, atol=0.02)
+    again = quantize_model(model, uniform_plan(model, 32))
+    torch.testing.assert_close(again(*inputs()), exact)
+
+
+def test_dropout_only_in_training() -> None:
+    model = Attending(dropout=0.5)
+    quantize_model(model, uniform_plan(model, 8))
+    assert not torch.equal(model(*inputs()), model(*inputs()))
+    model.eval()
+    assert torch.equal(model(*inputs()), model(*inputs()))
+
+
+@pytest.mark.parametrize("options", [{"add_bias_kv": True}, {"add_zero_attn": True}])
+def test_other_attention_is_refused(options: dict[str, Any]) -> None:
+    model = Attending(**options)
+    with pytest.raises(ValueError, match="bias_k"):
+        quantize_model(model, uniform_plan(model, 8))
+
+
+def test_attention_to_another_sequence_is_refused() -> None:
+    model = Attending()
+    quantize_model(model, uniform_plan(model, 8))
+    x, _ = inputs()
+    with pytest.raises(ValueError, match="itself"):
+        model.attention(x, x.clone(), x)
