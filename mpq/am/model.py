@@ -15,7 +15,15 @@ from mpq.am.tdnn import Tdnn, TdnnConfig
 from mpq.am.tdnnf import Tdnnf, TdnnfConfig
 from mpq.data.batches import Batch, FeatureSet
 from mpq.io import BadInput, PathLike, hash_config
-from mpq.quant import load_weights_into, model_path, read_model_file, save_model, uniform_plan
+from mpq.quant import (
+    BitPlan,
+    load_weights_into,
+    model_path,
+    quantized_weights,
+    read_model_file,
+    save_model,
+    uniform_plan,
+)
 
 ModelConfig = TdnnConfig | TdnnfConfig | ConformerConfig
 CONFIGS: dict[str, type[ModelConfig]] = {"tdnn": TdnnConfig, "cnn-tdnnf": TdnnfConfig, "conformer": ConformerConfig}
@@ -79,28 +87,49 @@ def units_hash(units: Sequence[str]) -> str:
     return hash_config(list(units))
 
 
-def save_am(path: PathLike, model: AcousticModel, units: Sequence[str], extra: Mapping[str, Any] | None = None) -> None:
-    """Writes an acoustic model as a float `*.mpq` file.
+def save_am(
+    path: PathLike,
+    model: AcousticModel,
+    units: Sequence[str],
+    extra: Mapping[str, Any] | None = None,
+    plan: BitPlan | None = None,
+) -> None:
+    """Writes an acoustic model as a `*.mpq` file.
 
     Args:
         path: the file.
-        model: trained model.
+        model: trained model; float, or what `quantize_model(model, plan)` gave.
         units: symbols of outputs 1, 2, ...
         extra: figures of its training, for `mpq inspect`.
+        plan: the plan of a quantized model.
 
     Raises:
         BadInput: a weight is not a finite number.
     """
     config = {"model": asdict(model.config), "phones": list(units)}
-    save_model(path, model, arch_of(model.config), config, uniform_plan(model, 32), units_hash(units), extra)
+    plan = plan or uniform_plan(model, 32)
+    save_model(path, model, arch_of(model.config), config, plan, units_hash(units), extra)
 
 
-def load_am(path: PathLike, units: Sequence[str] | None = None) -> AcousticModel:
+def load_float_am(path: PathLike, units: Sequence[str] | None = None) -> AcousticModel:
+    """`load_am` of a model that is to be compressed.
+
+    Raises:
+        BadInput: it is quantized already, or as `load_am`.
+    """
+    model = load_am(path, units)
+    if quantized_weights(model):
+        raise BadInput(f"{path}: is quantized already; give the float model that mpq train-am wrote")
+    return model
+
+
+def load_am(path: PathLike, units: Sequence[str] | None = None, packed: bool = False) -> AcousticModel:
     """Reads an acoustic model, ready to serve.
 
     Args:
         path: a file written by `save_am`, or the folder that holds it as `model.mpq`.
         units: the units that a decoding graph was made for, to be checked.
+        packed: keep quantized weights packed in memory, and unpack them at each use.
 
     Raises:
         BadInput: not an acoustic model, damaged, or trained for other units.
@@ -120,5 +149,5 @@ def load_am(path: PathLike, units: Sequence[str] | None = None) -> AcousticModel
     pairs = {f.name for f in fields(kind) if isinstance(getattr(kind, f.name, None), tuple)}
     size.update((name, tuple(size[name])) for name in pairs)
     model = make_am(kind(**size), len(stored.config["phones"]) + 1)
-    load_weights_into(model, stored)
+    load_weights_into(model, stored, packed)
     return model

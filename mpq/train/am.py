@@ -8,7 +8,7 @@ from the training transcripts as the denominator's language model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,7 +162,21 @@ class AmTask:
             batch.features.to(device), batch.lengths.to(device), ivectors, self._draw_speakers(batch, device)
         )
         log_probs = log_probs.view_as(log_probs)  # the loop forbids gradients of the model's own output
-        numerators = [self.numerator(text) for text in batch.texts]
+        return self.criterion(log_probs, lengths, batch.texts, done, xent)
+
+    def criterion(
+        self, log_probs: Tensor, lengths: Tensor, texts: Sequence[str], done: float, xent: Tensor | None = None
+    ) -> Tensor:
+        """Loss per output frame, by CTC or LF-MMI as it is the time for, and the cross-entropy branch's.
+
+        Args:
+            log_probs: `(N, T', C)`, of the model.
+            lengths: `(N,)`.
+            texts: what was said.
+            done: part of the training that lies behind.
+            xent: `(N, T', C)`, log-probabilities of the branch.
+        """
+        numerators = [self.numerator(text) for text in texts]
         numerator = total_score(log_probs, lengths, numerators, self._path_sums)
         losses = -numerator
         if done >= self.config.ctc_part:
