@@ -56,7 +56,7 @@ class AcousticModel(nn.Module, ABC):
         Frames past an utterance's length do not change its outputs, so the batch an utterance is in does not matter.
 
         Args:
-            features: `(N, T, feature_dim)`, mean- and variance-normalized log-mel.
+            features: `(N, T, feature_dim)`, mean- and variance-normalized log-mel, or the samples of frames of 10 ms.
             lengths: `(N,)`, real frames of each utterance.
             ivectors: `(N, P, ivector_dim)`, one for every `IVECTOR_PERIOD` frames; a model without i-vectors
                 does not look at them.
@@ -64,7 +64,8 @@ class AcousticModel(nn.Module, ABC):
                 `2 sigmoid(r)` (Swietojanski and Renals 2014, eq. 3); None is r = 0, amplitude 1.
 
         Returns:
-            log-probabilities `(N, T', n_outputs)` with `T' = ceil(T / subsampling)`, and their lengths `(N,)`.
+            log-probabilities `(N, T', n_outputs)` with `T' = ceil(T / subsampling)`, where
+            `out_lengths` says nothing else, and their lengths `(N,)`.
 
         Raises:
             BadInput: features, i-vectors or LHUC logits of another size than the model's.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mpq.am.base import AcousticModel
 from mpq.am.conformer import ConformerConfig, ConformerModel
+from mpq.am.ssl import PRESETS, HubertConfig, SslModel, Wav2Vec2Config
 from mpq.am.tdnn import Tdnn, TdnnConfig
 from mpq.am.tdnnf import Tdnnf, TdnnfConfig
 from mpq.data.batches import Batch, FeatureSet
@@ -25,13 +26,25 @@ from mpq.quant import (
     uniform_plan,
 )
 
-ModelConfig = TdnnConfig | TdnnfConfig | ConformerConfig
-CONFIGS: dict[str, type[ModelConfig]] = {"tdnn": TdnnConfig, "cnn-tdnnf": TdnnfConfig, "conformer": ConformerConfig}
+ModelConfig = TdnnConfig | TdnnfConfig | ConformerConfig | Wav2Vec2Config
+CONFIGS: dict[str, type[ModelConfig]] = {
+    "tdnn": TdnnConfig,
+    "cnn-tdnnf": TdnnfConfig,
+    "conformer": ConformerConfig,
+    "wav2vec2": Wav2Vec2Config,
+    "hubert": HubertConfig,
+}
 
 
 def arch_of(config: ModelConfig) -> str:
     """Name of the architecture that a configuration is of."""
-    return next(arch for arch, kind in CONFIGS.items() if isinstance(config, kind))
+    return next(arch for arch, kind in CONFIGS.items() if type(config) is kind)
+
+
+def expand_preset(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a model, with the name of a published size (`arch: hubert-large`) replaced by what it stands for."""
+    arch, sizes = PRESETS.get(str(options.get("arch")), (None, {}))
+    return {**sizes, **options, **({"arch": arch} if arch else {})}
 
 
 def make_am(config: ModelConfig, n_outputs: int) -> AcousticModel:
@@ -43,6 +56,8 @@ def make_am(config: ModelConfig, n_outputs: int) -> AcousticModel:
     """
     if isinstance(config, TdnnConfig):
         return Tdnn(config, n_outputs)
+    if isinstance(config, Wav2Vec2Config):
+        return SslModel(config, n_outputs)
     return Tdnnf(config, n_outputs) if isinstance(config, TdnnfConfig) else ConformerModel(config, n_outputs)
 
 
@@ -52,6 +67,11 @@ def check_features(model: AcousticModel, features: FeatureSet) -> None:
     Raises:
         BadInput: another number of bins, or i-vectors of another dimension.
     """
+    if isinstance(model, SslModel) and not features.is_waveform:
+        raise BadInput(
+            f"{features.path}: features of {features.n_features} bins, but a {arch_of(model.config)} model reads "
+            "waveforms: give it a manifest of mpq features --type waveform"
+        )
     if features.n_features != model.feature_dim:
         raise BadInput(
             f"{features.path}: {features.n_features} bins a frame, the model expects {model.feature_dim}: "

@@ -1,9 +1,11 @@
-"""Compute log-mel features of a corpus, with copies at other speeds.
+"""Compute log-mel features of a corpus, or refer to its waveforms, with copies at other speeds.
 
 Reads   a lhotse manifest of cuts, one supervision each (--cuts), or those of all parts (train, dev, test, ...) of a
         folder that `mpq prepare` wrote (--data), and the audio files they name, of any sampling rate.
 Writes  OUT/cuts.jsonl.gz, the same cuts (and their copies at other speeds) with features, and OUT/shards with
         the storage; with --data, OUT/train and so on, where only train has copies at other speeds.
+        With --type waveform, which wav2vec 2.0 and HuBERT read, the manifest refers to the audio files, of 16 kHz, and
+        nothing else is stored: a frame of 10 ms is its 160 samples, and copies are resampled when they are read.
         With --pack, OUT/shar instead of OUT/shards: a Shar folder (lhotse), a few large tar files with all that
         training needs; --shar makes OUT/cuts.jsonl.gz of such a folder, which may come from another machine.
 A killed run continues where it stopped; the result does not depend on --nj, and training not on --pack.
@@ -17,6 +19,7 @@ Examples:
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -45,6 +48,7 @@ def find_parts(folder: Path) -> list[Path]:
         BadInput: there is none of train.
     """
     paths = sorted(folder.glob("*/cuts.jsonl.gz"), key=lambda path: (path.parent.name != "train", path))
+    parser.add_argument("--type", type=Literal["fbank", "waveform"], default="fbank", help="what a model reads")
     if not paths or paths[0].parent.name != "train":
         raise BadInput(f"{folder}: holds no train/cuts.jsonl.gz; give the folder that `mpq prepare` wrote")
     return paths
@@ -58,8 +62,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--pack", action="store_true", help="pack features into a Shar folder")
     parser.add_argument("--speed", type=str, default="1.0", help="speed factors, separated by commas")
-    parser.add_argument("--n-mels", type=int, default=80, help="number of mel filters")
+    parser.add_argument("--n-mels", type=int, default=80, help="number of mel filters of --type fbank")
     parser.add_argument("--nj", type=int, default=2, help="number of processes")
+    from mpq.data.waveform import refer_to_audio
 
 
 def run(args: Namespace) -> None:
@@ -75,15 +80,16 @@ def run(args: Namespace) -> None:
     if args.shar is not None:
         print(f"features: {index_shar(args.shar, out / 'cuts.jsonl.gz')}: {out}")
         return
-    config = FeatureConfig(n_mels=args.n_mels, speeds=speeds)
-    plain = FeatureConfig(n_mels=args.n_mels)
-    # manifest, folder, configuration, and what it is called
-    parts = [(args.cuts, out, config, "")]
+    # manifest, folder, speeds, and what it is called
+    parts = [(args.cuts, out, speeds, "")]
     if args.data is not None:
         found = [(path, path.parent.name) for path in find_parts(Path(args.data))]
-        parts = [(path, out / name, config if name == "train" else plain, f"{name} ") for path, name in found]
+        parts = [(path, out / name, speeds if name == "train" else (1.0,), f"{name} ") for path, name in found]
     said = []
     for path, folder, use, name in parts:
-        what = extract(path, folder, use, args.nj)
+        if args.type == "waveform":
+            what = refer_to_audio(path, folder, use, args.nj)
+        else:
+            what = extract(path, folder, FeatureConfig(n_mels=args.n_mels, speeds=use), args.nj)
         said.append(f"{name}{what}" + (f", packed: {pack_features(folder)}" if args.pack else ""))
     print(f"features: {'; '.join(said)}: {out}")

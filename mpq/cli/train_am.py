@@ -1,11 +1,12 @@
-"""Train an acoustic model: CNN-TDNN, CNN-TDNN-F or Conformer, by CTC and then lattice-free MMI.
+"""Train an acoustic model: CNN-TDNN, CNN-TDNN-F, Conformer, wav2vec 2.0 or HuBERT, by CTC and then lattice-free MMI.
 
-Reads   the features of `mpq features` (training and held-out; with i-vectors from `mpq ivector extract`), the
-        lexicon, phones and units of `mpq lang`, a YAML file with the model and how to train it.
+Reads   the features of `mpq features` (training and held-out; with i-vectors from `mpq ivector extract`; waveforms for
+        wav2vec 2.0 and HuBERT), the lexicon, phones and units of `mpq lang`, a YAML file with model and training.
 Writes  OUT/model.mpq, the epoch with the lowest LF-MMI loss on the held-out features; OUT/metrics.jsonl,
         OUT/tensorboard and OUT/checkpoint.pt. A killed run continues at its last finished epoch.
 
 `model` in the YAML file is a group like {arch: cnn-tdnnf, hidden: 512}; on the command line: --model.hidden 512.
+Published sizes of wav2vec2 and hubert: {arch: wav2vec2-base}, -large, -large-lv60k, {arch: hubert-base}, -large, -xlarge.
 
 Example:
   mpq train-am --config conf/am.yaml --train exp/features/train/cuts.jsonl.gz \\
@@ -41,7 +42,7 @@ def run(args: Namespace) -> None:
     import time
     from pathlib import Path
 
-    from mpq.am import CONFIGS, save_am
+    from mpq.am import CONFIGS, expand_preset, save_am
     from mpq.cli._options import make_options
     from mpq.data.batches import FeatureSet
     from mpq.fst.backend import check_backend
@@ -54,7 +55,7 @@ def run(args: Namespace) -> None:
     check_writable(Path(args.out, "model.mpq"))
     started = time.monotonic(), time.process_time()
     options = {name: args[name] for name in AmConfig.__dataclass_fields__}
-    options["model"] = make_options("model", args.model, CONFIGS, "arch")
+    options["model"] = make_options("model", expand_preset(args.model), CONFIGS, "arch")
     options["fit"] = FitConfig(**args.fit.as_dict())
     config = AmConfig(**options)
     check_backend(config.fst)

@@ -1,4 +1,4 @@
-"""Batches of features for acoustic training and decoding: deterministic, bucketed by length, augmented."""
+"""Batches of features or waveforms for acoustic training and decoding: deterministic, bucketed by length, augmented."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mpq.data.features import load_feature_cuts
+from mpq.data.waveform import WAVEFORM
 from mpq.io import BadInput, PathLike
 
 Normalization = Literal["utterance", "speaker", "none"]
 _SPEED_AFFIX = re.compile(r"_sp[0-9.]+$")
 _FLOOR = 1e-5
+_FULL_SCALE = 1 << 15  # of 16-bit samples
 IVECTOR_PERIOD = 10  # frames to one i-vector
 
 
@@ -89,7 +91,7 @@ class FeatureSet:
     Args:
         cuts_path: manifest written by `mpq.data.features.extract`.
         normalization: mean and variance by utterance, by speaker (a sped-up copy is a speaker of its own), or
-            none.
+            none; waveforms are left as they are: it is their model that normalizes them.
         cache_bytes: keep features in memory if all of them take no more than this; else read them anew each
             time.
     """
@@ -98,8 +100,9 @@ class FeatureSet:
         self, cuts_path: PathLike, normalization: Normalization = "utterance", cache_bytes: int = 2 << 30
     ) -> None:
         self.path = cuts_path
-        self.normalization = normalization
         self._cuts = list(load_feature_cuts(cuts_path))
+        self.is_waveform = self._cuts[0].features.type == WAVEFORM
+        self.normalization = "none" if self.is_waveform else normalization
         self.utts = [cut.id for cut in self._cuts]
         self.texts = [cut.supervisions[0].text for cut in self._cuts]
         self.speakers = [cut.supervisions[0].speaker or cut.id for cut in self._cuts]
@@ -108,22 +111,29 @@ class FeatureSet:
         self.n_features = int(self._cuts[0].num_features)
         self.ivector_dim = _ivector_dim(self._cuts, cuts_path)
         size = 2 * self.n_features * int(self.lengths.sum())
-        self._cache: dict[int, NDArray[np.float16]] | None = {} if size <= cache_bytes else None
-        self._speaker_stats = self._count_speakers() if normalization == "speaker" else {}
+        self._cache: dict[int, NDArray[np.float16 | np.int16]] | None = {} if size <= cache_bytes else None
+        self._speaker_stats = self._count_speakers() if self.normalization == "speaker" else {}
 
     def __len__(self) -> int:
         return len(self.utts)
 
     def load(self, index: int) -> NDArray[np.float32]:
         """Normalized features (T, C) of one utterance."""
-        if self._cache is not None and index in self._cache:
-            return self._cache[index].astype(np.float32)
-        features = self._normalize(self._read(index), self.speakers[index])
         if self._cache is None:
-            return features
+            return self._normalize(self._read(index), self.speakers[index])
+        if index not in self._cache:
+            self._cache[index] = self._halve(self._normalize(self._read(index), self.speakers[index]))
         # The same rounding on the first use as on every later one.
-        self._cache[index] = features.astype(np.float16)
-        return self._cache[index].astype(np.float32)
+        features: NDArray[np.float32] = self._cache[index].astype(np.float32)
+        if self.is_waveform:
+            features /= _FULL_SCALE
+        return features
+
+    def _halve(self, features: NDArray[np.float32]) -> NDArray[np.float16 | np.int16]:
+        """Features in two bytes each; samples as 16-bit audio files hold them."""
+        if not self.is_waveform:
+            return features.astype(np.float16)
+        return np.rint(features * _FULL_SCALE).clip(-_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
 
     def _read(self, index: int) -> NDArray[np.float32]:
         """Features (T, C) as stored."""
@@ -248,7 +258,7 @@ def batches(
         seed: seeds grouping, order and masks, together with `epoch`.
         epoch: number of the epoch.
         max_frames: bound on padded frames, N times T, of a batch.
-        augment: apply SpecAugment, the default one or the one given.
+        augment: apply SpecAugment, the default one or the one given; not to waveforms, whose models mask hidden frames.
         shuffle: random grouping and order; by default as `augment`.
         one_copy: one random speed copy of each utterance an epoch instead of all.
         rank: of this process, which gets every `world_size`-th batch.
@@ -265,6 +275,7 @@ def batches(
     plan = data.plan(max_frames, rng, one_copy)
     plan = [plan[index % len(plan)] for index in range(-(-len(plan) // world_size) * world_size)]
     masks = SpecAugment() if augment is True else augment
+    masks = masks and not data.is_waveform and masks
     for number, indexes in enumerate(plan[rank::world_size]):
         batch = data.batch(indexes)
         if masks:

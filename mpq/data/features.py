@@ -130,7 +130,7 @@ def _storage_name(manifest: Path) -> Path:
 
 def _make_shard(shard: _Shard) -> Path | list[str]:
     """Makes one shard unless it exists; returns its manifest, or what is wrong with its audio."""
-    problems = [problem for cut in shard.cuts if (problem := _audio_problem(cut, shard.rate))]
+    problems = [problem for cut in shard.cuts if (problem := audio_problem(cut, shard.rate))]
     if problems:
         return problems
     content = {
@@ -182,7 +182,7 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0][:120]
 
 
-def _audio_problem(cut: MonoCut, rate: int) -> str | None:
+def audio_problem(cut: MonoCut, rate: int) -> str | None:
     """What is wrong with the audio of a cut, in one clause, or None."""
     if cut.recording is None:
         return f"utterance {cut.id}: has no recording"

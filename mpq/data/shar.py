@@ -27,7 +27,7 @@ SHARD = 1000  # utterances of a tar file
 
 
 def pack_features(folder: PathLike, shard_size: int = SHARD) -> str:
-    """Turns features that `mpq.data.features.extract` wrote into a Shar folder.
+    """Turns features that `mpq.data.features.extract` wrote, or waveforms, into a Shar folder.
 
     Args:
         folder: what `extract` wrote; its `shards` go, `shar` comes, and `cuts.jsonl.gz` refers to it.
@@ -39,7 +39,7 @@ def pack_features(folder: PathLike, shard_size: int = SHARD) -> str:
     manifest, shar = Path(folder, "cuts.jsonl.gz"), Path(folder, "shar")
     write_shar(load_feature_cuts(manifest), shar, shard_size)
     said = index_shar(shar, manifest)
-    shutil.rmtree(Path(folder, "shards"))
+    shutil.rmtree(Path(folder, "shards"), ignore_errors=True)  # waveforms have none
     return said
 
 

@@ -120,7 +120,7 @@ class AmTask:
         self.denominator = ctc_graph(self.units.expand(self.phone_lm.fsa))
         self._numerators: dict[str, Fsa] = {}
         self._path_sums = path_sums(config.fst)
-        _check_lengths(train, self.numerator, self.acoustic.subsampling)
+        _check_lengths(train, self.numerator, self.acoustic)
         if not any(self._is_known(text) for text in dev.texts):
             raise BadInput(f"{dev.path}: every utterance has a word outside the lexicon of {len(lexicon)} words")
 
@@ -269,16 +269,18 @@ def set_dropout(model: nn.Module, p: float) -> None:
             module.p = p
 
 
-def _check_lengths(features: FeatureSet, numerator: Callable[[str], Fsa], subsampling: int) -> None:
+def _check_lengths(features: FeatureSet, numerator: Callable[[str], Fsa], acoustic: AcousticModel) -> None:
     """Raises BadInput if an utterance has no words, or more phones than its frames can hold."""
     bad = []
-    for utt, n_frames, text in zip(features.utts, features.lengths.tolist(), features.texts, strict=True):
+    out_lengths = acoustic.out_lengths(torch.from_numpy(features.lengths)).tolist()
+    for utt, have, text in zip(features.utts, out_lengths, features.texts, strict=True):
         if not text.split():
             bad.append(f"{utt} (no words)")
             continue
-        have, need = -(-n_frames // subsampling), numerator(text).min_frames
+        need = numerator(text).min_frames
         if have < need:
-            bad.append(f"{utt} ({have} frames at {100 // subsampling} a second, its transcript needs {need:g})")
+            rate = 100 // acoustic.subsampling
+            bad.append(f"{utt} ({have} frames at {rate} a second, its transcript needs {need:g})")
     if bad:
         shown = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
         raise BadInput(f"{features.path}: transcripts that do not fit their audio: {shown}; correct or remove them")
