@@ -11,6 +11,8 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../../utils/stage.sh"
 # shellcheck source=utils/stages.sh
 source "$stage_root/utils/stages.sh"
+# shellcheck source=utils/tables.sh
+source "$stage_root/utils/tables.sh"
 # shellcheck source=egs/mini/table_lm.sh
 source "$recipe_dir/table_lm.sh"
 

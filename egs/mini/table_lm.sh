@@ -16,39 +16,14 @@
 # cannot make a compressed one look good.
 # Written: EXP/table-lm/{lm,search/LM-METHOD,plan,quant,rescore}/ and the results there.
 
-table_rows=()
+rows_of_lm=()
 for lm in lstm transformer; do
-  table_rows+=("$lm" "$lm"-{ste,admm}-{8,4,3,2,1} "$lm"-{kl,hessian,nas,kl-node}-{4,3,2} "$lm"-kl-node-{18,20,24}x "$lm"-{random,rule}-{3,2}
+  rows_of_lm+=("$lm" "$lm"-{ste,admm}-{8,4,3,2,1} "$lm"-{kl,hessian,nas,kl-node}-{4,3,2} "$lm"-kl-node-{18,20,24}x "$lm"-{random,rule}-{3,2}
     "$lm"-lossless "$lm"-{ste,admm}-2-seed{1,2})
-  [ "$lm" != lstm ] || table_rows+=("$lm"-{ste,admm}-scratch-1)
+  [ "$lm" != lstm ] || rows_of_lm+=("$lm"-{ste,admm}-scratch-1)
 done
 mixed_train=ste # or admm
 lossless_method=kl-node # or kl
-chosen_rows=()
-
-# --rows: sets chosen_rows, in the table's order. Called by parse_options.
-check_options() {
-  local pattern row found patterns
-  local -A chosen=()
-  if [ "$table" = none ]; then
-    [ -z "$rows" ] || option_die "--rows is for --table lm; give both or neither"
-    return 0
-  fi
-  if [ "$rows" = list ]; then
-    printf '%s\n' "${table_rows[@]}"
-    exit 0
-  fi
-  IFS=, read -ra patterns <<< "${rows:-*}"
-  for pattern in "${patterns[@]}"; do
-    found=false
-    for row in "${table_rows[@]}"; do
-      # shellcheck disable=SC2053  # a pattern, not a text
-      if [[ $row == $pattern ]]; then chosen[$row]=1 found=true; fi
-    done
-    [ "$found" = true ] || option_die "--rows: no row fits '$pattern'$(did_you_mean "$pattern" "${table_rows[@]}"); --rows list names them"
-  done
-  for row in "${table_rows[@]}"; do [ -z "${chosen[$row]:-}" ] || chosen_rows+=("$row"); done
-}
 
 # The parts of a row's name: sets row_lm row_method row_bits row_seed; false for a float model, whose row is LM.
 split_row() {
@@ -57,28 +32,6 @@ split_row() {
   row_method=${row_method%-*}
   [ "$core" = "$1" ] || row_seed=$((seed + ${1##*-seed}))
   [ "$1" != "$row_lm" ]
-}
-
-# Runs COMMAND, which writes into DIR, and leaves in DIR/seconds how long its result took: DIR is emptied first, unless
-# the same command was killed and CHECKPOINT is there, from which it goes on; then what led to that counts too.
-# timed DIR CHECKPOINT COMMAND...
-timed() {
-  local dir=$1 checkpoint=$2 word key began=0 before=0 old=""
-  shift 2
-  key=$( (printf '%s\n' "$@" && for word; do [ ! -f "$word" ] || cat "$word"; done) | sha256sum)
-  [ ! -e "$dir/running" ] || { read -r began before && read -r old; } < "$dir/running"
-  if [ -e "$checkpoint" ] && [ "$old" = "$key" ]; then
-    before=$(stat -c %.Y "$checkpoint" | awk -v began="$began" -v before="$before" '{ print before + ($1 > began ? $1 - began : 0) }')
-  else
-    rm -rf "$dir"
-    mkdir -p "$dir"
-    before=0
-  fi
-  began=$EPOCHREALTIME
-  printf '%s %s\n%s\n' "$began" "$before" "$key" > "$dir/running"
-  "$@"
-  rm "$dir/running"
-  awk -v began="$began" -v before="$before" -v now="$EPOCHREALTIME" 'BEGIN { printf "%.1f\n", before + now - began }' > "$dir/seconds"
 }
 
 # The row's search (of a lossless row that of lossless_method): sets row_search, and where it keeps what it measured,
@@ -160,11 +113,6 @@ rescore_table_rows() {
     ! split_row "$row" || rescore_job "$row" "$exp/table-lm/rescore/$row" "$exp/table-lm/quant/$row/model.mpq"
   done
   run_jobs
-}
-
-# The minutes that DIR/seconds says: minutes DIR
-minutes() {
-  awk '{ printf "%.2f", $1 / 60 }' "$1/seconds"
 }
 
 # What `mpq results --rows` reads, for the rows that have been rescored, now or before

@@ -40,8 +40,8 @@ def test_list_of_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--rows", "lstm"], "--rows is for --table lm; give both or neither"),
-        (["--rows", "list"], "--rows is for --table lm; give both or neither"),
+        (["--rows", "lstm"], "--rows is for --table; give both or neither"),
+        (["--rows", "list"], "--rows is for --table; give both or neither"),
         (["--table", "ml"], "--table 'ml': expected one of none, lm"),
         (
             ["--table", "lm", "--rows", "lstm,lstm-lk-2"],
@@ -97,7 +97,7 @@ def timed(folder: Path, seconds: int) -> list[str]:
 
     Times of files lag some milliseconds behind the clock: a checkpoint after 0.5 s has seemed to come before.
     """
-    table = ROOT / "egs" / "mini" / "table_lm.sh"
+    table = ROOT / "utils" / "tables.sh"
     return ["bash", "-euo", "pipefail", "-c", TIMED, str(table), str(folder), str(seconds)]
 
 
