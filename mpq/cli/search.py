@@ -1,15 +1,20 @@
-"""Search bits for every weight matrix of a language model, or for every row, within a budget.
+"""Search bits for every weight matrix of a language or acoustic model, or for every row, within a budget.
 
-Reads   a float model from `mpq train-lm` (its units beside it); held-out text (--dev) for kl, hessian and nas; the
-        training text (--text) for nas.
+Reads   a float model: a language model from `mpq train-lm` (its units beside it), with held-out text (--dev) for kl,
+        hessian, nas and one-stage, and the training text (--text) for the last two; or an acoustic model from
+        `mpq train-am`, with held-out features (--dev), and the training features (--features) and --lang for the loss
+        that hessian, nas and one-stage look at.
 Writes  OUT.yaml, a plan for `mpq quantize --plan`; with --costs the measured sensitivities, which then serve any other
-        budget at once; for nas checkpoints and logs in OUT.search/ (a killed search continues there).
+        budget at once; for nas and one-stage checkpoints and logs in OUT.search/ (a killed search continues there), for
+        one-stage also OUT.search/latent.mpq, the weights for `mpq quantize --init`.
 
 --method kl       divergence of the predictions when one matrix is rounded; rows share their matrix's
                   by Fisher information
 --method hessian  trace of the loss's Hessian times squared rounding error
 --method nas      architecture search: probabilities of bits, learned with the weights (layer level only); with
                   --nas.penalty budget it aims at --bits, and is done anew for each budget
+--method one-stage  bits and weights are learned in one run, which aims at --bits and leaves both (layer level only):
+                  pass 1 of 2; `mpq quantize --plan OUT.yaml --init OUT.yaml.search/latent.mpq --train ste` is pass 2
 --method uniform  the same bits everywhere; --method random: random sensitivities; --method rule: squared rounding
                   error, with extra bits for some matrices by --rule
 Whatever the method, the plan is the best one within the budget, proved.
@@ -28,6 +33,9 @@ Examples:
   mpq search --method kl --model exp/lm/lstm --bits 2.5 --dev dev.txt --out plan.yaml
   mpq search --method kl --level node --model exp/lm/lstm --ratio 20 --dev dev.txt --out plan.yaml
   mpq quantize --model exp/lm/lstm --plan plan.yaml --train ste --text train.txt --dev dev.txt --out lstm-2.5.mpq
+  mpq search --method kl --model exp/am --bits 3.5 --candidates 2,4,8 --dev features/dev/cuts.jsonl.gz --out plan.yaml
+  mpq search --method one-stage --model exp/am --bits 3.5 --candidates 2,4,8 --features features/train/cuts.jsonl.gz \\
+    --dev features/dev/cuts.jsonl.gz --lang exp/lang --out plan.yaml
   mpq search --lossless --model exp/lm/lstm --text train.txt --dev dev.txt --quantize conf/quantize.yaml \\
     --nbest dev.jsonl.gz --ref dev/text --test-nbest test.jsonl.gz --test-ref test/text --out exp/lossless
 """
@@ -41,17 +49,17 @@ from jsonargparse import ArgumentParser, Namespace
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpq.lm import LoadedLm
+    from mpq.cli._searched import Searched
     from mpq.quant import BitPlan
     from mpq.search import Costs, Grid
 
-METHODS = Literal["kl", "hessian", "nas", "uniform", "random", "rule"]
+METHODS = Literal["kl", "hessian", "nas", "one-stage", "uniform", "random", "rule"]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``mpq search``."""
     from mpq.cli._lossless import add_lossless_arguments
-    from mpq.search import HessianConfig, NasConfig
+    from mpq.search import HessianConfig, NasConfig, OneStageConfig
 
     parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these options")
     parser.add_argument("--method", type=METHODS, help="what tells how sensitive the weights are")
@@ -60,9 +68,15 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--ratio", type=float, metavar="R", help="instead: at least R times smaller than float32")
     parser.add_argument("--candidates", type=str, default="1,2,4,8", metavar="LIST", help="bits to choose from")
     parser.add_argument("--level", type=Literal["layer", "node"], default="layer", help="bits per matrix or per row")
-    parser.add_argument("--text", type=str, metavar="FILE", help="training text, for nas")
-    parser.add_argument("--dev", type=str, metavar="FILE", help="held-out text, for kl, hessian and nas")
-    parser.add_argument("--tokens", type=int, default=20_000, help="units of the held-out text that kl looks at")
+    parser.add_argument("--text", type=str, metavar="FILE", help="training text, for nas and one-stage")
+    parser.add_argument("--features", type=str, metavar="MANIFEST", help="training features of an acoustic model")
+    parser.add_argument("--lang", type=str, metavar="DIR", help="folder made by mpq lang, for an acoustic model's loss")
+    parser.add_argument("--loss", type=Literal["lfmmi", "ctc"], default="lfmmi", help="of an acoustic model")
+    parser.add_argument("--phone-order", type=int, default=2, help="of the phone n-gram model of LF-MMI's denominator")
+    parser.add_argument(
+        "--dev", type=str, metavar="FILE", help="held-out text or features, for kl, hessian, nas, one-stage"
+    )
+    parser.add_argument("--tokens", type=int, default=20_000, help="held-out tokens (output frames) that kl looks at")
     parser.add_argument("--tokenizer", type=str, metavar="FILE", help="the model's units (default: beside the model)")
     parser.add_argument("--cache", type=str, metavar="DIR", help="for tokenized text (default: DIR of --dev/units)")
     parser.add_argument(
@@ -77,6 +91,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_class_arguments(HessianConfig, "hessian")
     parser.add_class_arguments(NasConfig, "nas")
+    parser.add_class_arguments(OneStageConfig, "one_stage")
     add_lossless_arguments(parser)
 
 
@@ -89,13 +104,13 @@ def run(args: Namespace) -> None:
 
     started = time.monotonic()
     _check(args)
-    lm, grid = _load(args)
-    if args.lossless:
-        run_lossless(args, lm, _plan_of_ratio(args, lm, grid))
+    searched, grid = _load(args)
+    if searched.lm and args.lossless:
+        run_lossless(args, searched.lm, _plan_of_ratio(args, searched, grid))
         return
-    plan = _plan(args, lm, grid) if args.ratio is None else _plan_of_ratio(args, lm, grid)(args.ratio)
+    plan = _plan(args, searched, grid) if args.ratio is None else _plan_of_ratio(args, searched, grid)(args.ratio)
     write_plan(args.out, plan)
-    bits = plan.average_bits(quantizable(lm.model))
+    bits = plan.average_bits(quantizable(searched.model))
     allowed = f" of {args.bits:g} allowed" if args.bits else f", {args.ratio:g} times smaller"
     cost = "" if plan.cost is None else f", cost {plan.cost:.6g}"
     print(
@@ -121,46 +136,71 @@ def _check(args: Namespace) -> None:
         check_range("--ratio", args.ratio, "[1, inf)")
     elif not 1 <= args.bits <= 8:
         raise BadInput(f"--bits: {args.bits:g}: expected 1 to 8 bits of a weight on average")
+    if args.method == "one-stage" and args.bits is None:
+        raise BadInput("--ratio: one-stage learns weights for average bits; give these by --bits")
+    if args.method == "one-stage" and args.costs:
+        raise BadInput("--costs: one-stage leaves weights besides, in OUT.search, where it also goes on if killed")
 
 
-def _load(args: Namespace) -> tuple[LoadedLm, Grid]:
+def _load(args: Namespace) -> tuple[Searched, Grid]:
     """The float model, and what is searched."""
+    from mpq.cli._searched import load_searched
     from mpq.io import BadInput
-    from mpq.lm import load_float_lm
     from mpq.quant import quantizable
     from mpq.search import Grid, read_candidates, uniform_plan_within
 
     scale = int(args.scale) if args.scale.isdecimal() else args.scale
     grid = Grid(read_candidates(args.candidates), args.level, args.table, scale)
-    fewest = grid.candidates[0]
+    fewest, most = grid.candidates[0], grid.candidates[-1]
     if args.bits is not None and args.bits < fewest:
         raise BadInput(f"--bits: {args.bits:g} cannot be met: the fewest of --candidates are {fewest}")
-    lm = load_float_lm(args.model, args.tokenizer)
-    shapes = quantizable(lm.model)
+    if args.bits is not None and args.bits > most:
+        raise BadInput(f"--bits: {args.bits:g} cannot be reached: the most of --candidates are {most}")
+    searched = load_searched(args)
+    shapes = quantizable(searched.model)
     uniform_plan_within(shapes, grid, fewest).check(shapes, "--scale")
-    return lm, grid
+    return searched, grid
 
 
-def _plan(args: Namespace, lm: LoadedLm, grid: Grid) -> BitPlan:
+def _plan(args: Namespace, searched: Searched, grid: Grid) -> BitPlan:
     """The best plan within --bits."""
     from mpq.quant import quantizable
     from mpq.search import uniform_plan_within
 
-    shapes = quantizable(lm.model)
+    shapes = quantizable(searched.model)
     if args.method == "uniform":
         return uniform_plan_within(shapes, grid, args.bits)
-    return _costs(args, lm, grid).plan(shapes, args.bits)
+    costs = _one_stage(args, searched, grid) if args.method == "one-stage" else _costs(args, searched, grid)
+    return costs.plan(shapes, args.bits)
 
 
-def _plan_of_ratio(args: Namespace, lm: LoadedLm, grid: Grid) -> Callable[[float], BitPlan]:
+def _one_stage(args: Namespace, searched: Searched, grid: Grid) -> Costs:
+    """The costs that pass 1 ends with; its weights are written."""
+    from pathlib import Path
+
+    from mpq.cli._searched import open_data
+    from mpq.io import sha256_file
+    from mpq.quant import model_path
+    from mpq.search import OneStageConfig, one_stage
+    from mpq.train.loop import FitConfig
+
+    options, folder = args.one_stage.as_dict(), Path(f"{args.out}.search")
+    config = OneStageConfig(**{**options, "fit": FitConfig(**options["fit"])})
+    key = sha256_file(model_path(args.model))
+    costs, latent = one_stage(open_data(args, searched), grid, config, folder, key, args.bits)
+    searched.save(folder / "latent.mpq", latent, {"train": "one-stage", "bits": args.bits})
+    return costs
+
+
+def _plan_of_ratio(args: Namespace, searched: Searched, grid: Grid) -> Callable[[float], BitPlan]:
     """What makes the best plan for a ratio of file sizes; costs are measured now."""
     from functools import partial
 
     from mpq.search import plan_of_ratio, uniform_plan_of_ratio
 
     if args.method == "uniform":
-        return partial(uniform_plan_of_ratio, lm.model, grid)
-    return partial(plan_of_ratio, lm.model, _costs(args, lm, grid))
+        return partial(uniform_plan_of_ratio, searched.model, grid)
+    return partial(plan_of_ratio, searched.model, _costs(args, searched, grid))
 
 
 def _spread(plan: BitPlan) -> str:
@@ -179,34 +219,32 @@ def _nas_budget(args: Namespace) -> float | None:
     return bits if args.method == "nas" and args.nas.penalty == "budget" else None
 
 
-def _costs(args: Namespace, lm: LoadedLm, grid: Grid) -> Costs:
+def _costs(args: Namespace, searched: Searched, grid: Grid) -> Costs:
     """The costs of --costs, or measured ones."""
     from pathlib import Path
 
+    from mpq.cli._searched import inputs_key
     from mpq.io import hash_config, sha256_file
     from mpq.quant import model_path
     from mpq.search import Costs
 
     if not args.costs:
-        return _measure(args, lm, grid)
+        return _measure(args, searched, grid)
     settings = {
         name: args[name] for name in ("method", "candidates", "level", "scale", "table", "tokens", "seed", "rule")
     }
     settings |= {"hessian": args.hessian.as_dict(), "nas": args.nas.as_dict(), "nas_budget": _nas_budget(args)}
-    texts = [sha256_file(path) for path in (args.text, args.dev) if path]
-    key = hash_config({**settings, "model": sha256_file(model_path(args.model)), "texts": texts})
+    key = hash_config({**settings, "model": sha256_file(model_path(args.model)), **inputs_key(args, searched)})
     if Path(args.costs).exists():
         return Costs.read(args.costs, key, args.method, grid)
-    costs = _measure(args, lm, grid)
+    costs = _measure(args, searched, grid)
     costs.write(args.costs, key)
     return costs
 
 
-def _measure(args: Namespace, lm: LoadedLm, grid: Grid) -> Costs:
+def _measure(args: Namespace, searched: Searched, grid: Grid) -> Costs:
     """The costs by the chosen method."""
-    from pathlib import Path
-
-    from mpq.data.lmtext import open_lm_text
+    from mpq.cli._searched import open_data
     from mpq.io import BadInput, sha256_file
     from mpq.quant import model_path
     from mpq.search import (
@@ -219,27 +257,20 @@ def _measure(args: Namespace, lm: LoadedLm, grid: Grid) -> Costs:
         read_rule,
         rule_costs,
     )
-    from mpq.train.lm import LmTexts
     from mpq.train.loop import FitConfig
 
     if args.method == "random":
-        return random_costs(lm.model, grid, args.seed)
+        return random_costs(searched.model, grid, args.seed)
     if args.method == "rule":
-        return rule_costs(lm.model, grid, read_rule(args.rule))
-    if not args.dev:
-        raise BadInput(f"--method {args.method} needs held-out text (--dev)")
-    cache = args.cache or Path(args.dev).parent / "units"
+        return rule_costs(searched.model, grid, read_rule(args.rule))
+    data = open_data(args, searched)
     if args.method == "nas":
-        if not args.text:
-            raise BadInput("--method nas needs the training text (--text)")
         options = args.nas.as_dict()
         config = NasConfig(**{**options, "fit": FitConfig(**options["fit"])})
-        texts = LmTexts.open(args.text, args.dev, lm.tokenizer, cache)
         key = sha256_file(model_path(args.model))
-        return nas_costs(lm.model, texts, grid, config, f"{args.out}.search", key, _nas_budget(args))
-    text = open_lm_text(args.dev, lm.tokenizer, cache)
+        return nas_costs(data, grid, config, f"{args.out}.search", key, _nas_budget(args))
     if args.method == "hessian":
-        return hessian_costs(lm.model, text, grid, HessianConfig(**args.hessian.as_dict()), args.seed)
+        return hessian_costs(data, grid, HessianConfig(**args.hessian.as_dict()), args.seed)
     if args.tokens < 1:
         raise BadInput(f"--tokens: {args.tokens} must be at least 1")
-    return kl_costs(lm.model, text, grid, args.tokens, args.seed)
+    return kl_costs(data, grid, args.tokens, args.seed)

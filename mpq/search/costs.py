@@ -184,5 +184,5 @@ def named_weights(model: nn.Module) -> dict[str, nn.Parameter]:
 @torch.no_grad()
 def squared_errors(weight: Tensor, grid: Grid) -> Tensor:
     """||f_n(w) - w||^2 of every row w for every candidate n: (rows, candidates) float64."""
-    errors = [project(weight, grid.precision(n)).dequantize() - weight for n in grid.candidates]
+    errors = [project(weight, grid.precision(n)).dequantize() - weight.flatten(1) for n in grid.candidates]
     return torch.stack([error.double().square().sum(1) for error in errors], 1)

@@ -14,16 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mpq.data.lmtext import LmBatch, LmText
 from mpq.io import BadInput, check_ranges, progress
-from mpq.lm import LanguageModel
 from mpq.search.costs import Costs, Grid, named_weights, per_cluster, squared_errors
-from mpq.search.sample import mean_loss, sample
+from mpq.search.data import SearchData, mean_loss, sample
 
 PROBES = ("rademacher", "gaussian")
 _PATIENCE = 3  # probes in a row that must change the traces little
@@ -40,8 +39,8 @@ class HessianConfig:
         tolerance: stop when three probes in a row have changed every matrix's trace by less than this part of it.
         normalize: use the trace's mean over the weights of a matrix or row, Tr(H) / N, instead of the trace, which
             favours large matrices.
-        batch_tokens: most units of a batch.
-        tokens: units of the sample of held-out text.
+        batch_tokens: most units of a batch: tokens, or output frames.
+        tokens: units of the sample of held-out data.
     """
 
     probe: str = "rademacher"
@@ -57,24 +56,21 @@ class HessianConfig:
         check_ranges(self, max_probes="[1, inf)", tolerance="[0, inf)", batch_tokens="[1, inf)", tokens="[1, inf)")
 
 
-def hessian_costs(
-    model: LanguageModel, text: LmText, grid: Grid, config: HessianConfig | None = None, seed: int = 0
-) -> Costs:
+def hessian_costs(data: SearchData, grid: Grid, config: HessianConfig | None = None, seed: int = 0) -> Costs:
     """Trace times squared quantization error, of every matrix or row and every candidate.
 
     A trace below zero (the model is at no minimum, or the estimate is noisy) counts as zero.
 
     Args:
-        model: float, trained.
-        text: held out.
+        data: trained model and held-out data.
         grid: candidates and level.
         config: how the trace is estimated.
         seed: of sample and probes.
     """
     config = config or HessianConfig()
-    traces = row_traces(model, text, config, seed)
+    traces = row_traces(data, config, seed)
     table = {}
-    for name, weight in named_weights(model).items():
+    for name, weight in named_weights(data.model).items():
         trace = per_cluster(traces[name][:, None], grid.level).clamp_min(0.0)
         if config.normalize:
             trace = trace / (weight.numel() // len(trace))
@@ -82,46 +78,46 @@ def hessian_costs(
     return Costs("hessian", grid, table)
 
 
-def row_traces(model: LanguageModel, text: LmText, config: HessianConfig, seed: int = 0) -> dict[str, Tensor]:
+def row_traces(data: SearchData, config: HessianConfig, seed: int = 0) -> dict[str, Tensor]:
     """The trace of every row's block of the Hessian of the mean loss: (rows,) float64 for each weight name.
 
     The trace of a matrix is the sum over its rows. Every probe sees one batch, weighted by its units; no stop before
     every batch was seen.
     """
-    weights = named_weights(model)
+    weights = named_weights(data.model)
     generator = torch.Generator().manual_seed(seed)
-    batches = list(sample(model, text, config.tokens, config.batch_tokens, seed))  # ids only: small
+    batches = list(sample(data, config.tokens, config.batch_tokens, seed))
     sums = {name: torch.zeros(len(weight), dtype=torch.float64) for name, weight in weights.items()}
     n_units, quiet = 0, 0
     before = torch.zeros(len(weights), dtype=torch.float64)
-    was_training = model.training
-    model.eval()
+    was_training = data.model.training
+    data.model.eval()
     probes = zip(range(1, config.max_probes + 1), cycle(batches), strict=False)
     for n_probes, batch in progress(probes, total=config.max_probes, what="Hessian traces"):
-        units = int(batch.mask.sum())
+        units = data.n_units(batch)
         n_units += units
-        for name, estimate in _probe(model, weights, batch, config.probe, generator).items():
+        for name, estimate in _probe(data, weights, batch, config.probe, generator).items():
             sums[name] += units * estimate
         after = torch.stack([total.sum() for total in sums.values()]) / n_units
         changed = ((after - before).abs() / after.abs().clamp_min(1e-30)).max().item()
         quiet, before = (quiet + 1 if changed < config.tolerance else 0), after
         if quiet >= _PATIENCE and n_probes >= len(batches):
             break
-    model.train(was_training)
+    data.model.train(was_training)
     return {name: total / n_units for name, total in sums.items()}
 
 
 def _probe(
-    model: LanguageModel, weights: dict[str, torch.nn.Parameter], batch: LmBatch, probe: str, generator: torch.Generator
+    data: SearchData, weights: dict[str, torch.nn.Parameter], batch: Any, probe: str, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """One Hutchinson sample: the row sums of z * Hz."""
     parameters = list(weights.values())
     with twice_differentiable():
-        gradients = torch.autograd.grad(mean_loss(model, batch), parameters, create_graph=True)
+        gradients = torch.autograd.grad(mean_loss(data, batch), parameters, create_graph=True)
         z = [_draw(weight, probe, generator) for weight in parameters]
         products = torch.autograd.grad(gradients, parameters, grad_outputs=z)
     return {
-        name: (vector * product).double().sum(1).cpu()
+        name: (vector * product).double().flatten(1).sum(1).cpu()
         for name, vector, product in zip(weights, z, products, strict=True)
     }
 

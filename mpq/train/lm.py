@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -162,12 +162,14 @@ def train_quantized_lm(
     exp_dir: str | Path,
     key: Any,
     method: str = "ste",
+    init: Mapping[str, Tensor] | None = None,
 ) -> tuple[LanguageModel, FitResult]:
     """Trains a quantized language model, by straight-through estimation or by ADMM.
 
     Straight-through (`ste`): the forward pass is the integer arithmetic of serving; gradients pass the rounding
     unchanged and move latent float weights (2111.14479 section 3.2).  ADMM (`admm`): see `mpq.train.admm`; its record
-    of convergence goes to `admm.jsonl`.  Both start from the float model unless `config.scratch`, without dropout.
+    of convergence goes to `admm.jsonl`.  Both start from the float model or from `init`, unless `config.scratch`,
+    without dropout.
 
     Args:
         lm: the float model; it is left as it is and teaches if `config.distill` is above 0.
@@ -175,15 +177,19 @@ def train_quantized_lm(
         config: how to train.
         texts: as for the float model.
         exp_dir: takes checkpoints and logs; a killed run continues from there.
-        key: identifies the float model.
+        key: identifies the float model, and `init`.
         method: `ste` or `admm`.
+        init: weights to start from, by name, such as those that a one-stage search leaves.
+
+    Raises:
+        BadInput: the plan is of another model.
     """
     plan.check(quantizable(lm.model))
     size = replace(lm.model.config, dropout=0.0)  # rounding regularizes enough
     torch.manual_seed(config.fit.seed)
     model = build_lm(size, len(lm.tokenizer))
     if not config.scratch:
-        model.load_state_dict(lm.model.state_dict())
+        model.load_state_dict(init or lm.model.state_dict())
     admm = Admm(plan, config.admm) if method == "admm" else None
     if admm is None:
         quantize_model(model, plan)

@@ -14,22 +14,22 @@ from mpq.io import BadInput
 from mpq.lm import LanguageModel
 from mpq.search import hessian
 from mpq.search.costs import Grid, named_weights, squared_errors
+from mpq.search.data import LmSearchData, SearchData, mean_loss, sample
 from mpq.search.hessian import HessianConfig, hessian_costs, row_traces, twice_differentiable
-from mpq.search.sample import mean_loss, sample
 
 CONFIG = HessianConfig(max_probes=400, tolerance=0.0, batch_tokens=40, tokens=60)
 
 
-def exact_row_traces(model: LanguageModel, text: LmText) -> dict[str, Tensor]:
+def exact_row_traces(data: SearchData) -> dict[str, Tensor]:
     """Every diagonal element of the Hessian by its own backward pass, averaged over the text's units."""
-    weights = named_weights(model)
+    weights = named_weights(data.model)
     totals = {name: torch.zeros(len(weight), dtype=torch.float64) for name, weight in weights.items()}
     n_units = 0
-    for batch in sample(model, text, CONFIG.tokens, CONFIG.batch_tokens):
-        units = int(batch.mask.sum())
+    for batch in sample(data, CONFIG.tokens, CONFIG.batch_tokens):
+        units = data.n_units(batch)
         n_units += units
         with twice_differentiable():
-            gradients = torch.autograd.grad(mean_loss(model, batch), list(weights.values()), create_graph=True)
+            gradients = torch.autograd.grad(mean_loss(data, batch), list(weights.values()), create_graph=True)
             for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
                 flat = gradient.flatten()
                 eye = torch.eye(weight.numel())
@@ -41,12 +41,12 @@ def exact_row_traces(model: LanguageModel, text: LmText) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def exact(model: LanguageModel, text: LmText) -> dict[str, Tensor]:
-    return exact_row_traces(model, text)
+    return exact_row_traces(LmSearchData(model, text))
 
 
 @pytest.mark.parametrize("probe", ["rademacher", "gaussian"])
 def test_traces_equal_the_exact_ones(model: LanguageModel, text: LmText, exact: dict[str, Tensor], probe: str) -> None:
-    found = row_traces(model, text, replace(CONFIG, probe=probe))
+    found = row_traces(LmSearchData(model, text), replace(CONFIG, probe=probe))
     assert list(found) == list(exact)
     whole = sum(rows.sum().item() for rows in exact.values())
     assert sum(rows.sum().item() for rows in found.values()) == pytest.approx(whole, rel=0.05)
@@ -60,16 +60,16 @@ def test_traces_equal_the_exact_ones(model: LanguageModel, text: LmText, exact: 
 def test_it_stops_when_the_traces_settle(model: LanguageModel, text: LmText) -> None:
     seen = []
 
-    def count(batch: LmBatch) -> Tensor:
+    def count(data: SearchData, batch: LmBatch) -> Tensor:
         seen.append(batch)
-        return mean_loss(model, batch)
+        return mean_loss(data, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hessian, "mean_loss", lambda _, batch: count(batch))
-        row_traces(model, text, replace(CONFIG, max_probes=40, tolerance=1e9))
+        patch.setattr(hessian, "mean_loss", count)
+        row_traces(LmSearchData(model, text), replace(CONFIG, max_probes=40, tolerance=1e9))
         assert len(seen) == 3, "at least every batch, and three quiet probes"
         seen.clear()
-        row_traces(model, text, replace(CONFIG, max_probes=7))
+        row_traces(LmSearchData(model, text), replace(CONFIG, max_probes=7))
         assert len(seen) == 7
 
 
@@ -77,9 +77,9 @@ def test_it_stops_when_the_traces_settle(model: LanguageModel, text: LmText) -> 
 def test_costs_are_trace_times_error(model: LanguageModel, text: LmText, level: str) -> None:
     config = replace(CONFIG, max_probes=3, normalize=False)
     grid = Grid(level=level)
-    plain = hessian_costs(model, text, grid, config, seed=5).table
-    mean = hessian_costs(model, text, grid, replace(config, normalize=True), seed=5).table
-    traces = row_traces(model, text, config, seed=5)
+    plain = hessian_costs(LmSearchData(model, text), grid, config, seed=5).table
+    mean = hessian_costs(LmSearchData(model, text), grid, replace(config, normalize=True), seed=5).table
+    traces = row_traces(LmSearchData(model, text), config, seed=5)
     for name, weight in named_weights(model).items():
         errors, trace = squared_errors(weight, grid), traces[name][:, None]
         clusters = len(weight) if level == "node" else 1

@@ -15,10 +15,10 @@ from mpq.data.lmtext import LmText
 from mpq.io import BadInput
 from mpq.lm import LanguageModel
 from mpq.quant import project, quantizable
-from mpq.search import Costs, Grid, NasConfig, nas_costs
+from mpq.search import Costs, Grid, LmSearchData, NasConfig, nas_costs
 from mpq.search.costs import named_weights
-from mpq.search.nas import NasTask, Supernet
-from mpq.train.lm import LmTexts
+from mpq.search.nas import NasTask
+from mpq.search.supernet import Supernet
 from mpq.train.loop import FitConfig
 
 GRID = Grid((1, 2, 8))
@@ -29,7 +29,7 @@ def config(**options: Any) -> NasConfig:
 
 
 def test_the_mixed_weight_gives_the_mixed_output(model: LanguageModel, text: LmText) -> None:
-    net = Supernet(copy.deepcopy(model), GRID, 1.0).eval()
+    net = Supernet(copy.deepcopy(model), GRID, config(logit_speed=1.0)).eval()
     batch = next(iter(text.batches(60, 0, 0)))
     mixture = [torch.tensor([0.2, 0.5, 0.3]) if i == len(net.logits) - 1 else torch.tensor([0.0, 0.0, 1.0])
                for i in range(len(net.logits))]  # fmt: skip
@@ -41,14 +41,14 @@ def test_the_mixed_weight_gives_the_mixed_output(model: LanguageModel, text: LmT
                 bits = n_bits if name == "output.weight" else 8
                 weight.copy_(project(weight, GRID.precision(bits)).dequantize())
         expected = expected + share * single(batch.inputs, batch.mask)
-    for train_weights in (True, False):
-        found = net(batch.inputs, batch.mask, mixture, train_weights)
+    for weights, logits in ((True, False), (False, True), (True, True)):
+        found = net.use(mixture, weights, logits)(batch.inputs, batch.mask)
         assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_updates_alternate(model: LanguageModel, text: LmText) -> None:
-    net = Supernet(copy.deepcopy(model), GRID, 1.0)
-    task = NasTask(net, LmTexts(text, text), config())
+    net = Supernet(copy.deepcopy(model), GRID, config(logit_speed=1.0))
+    task = NasTask(net, LmSearchData(model, text, text))
     batches = list(task.batches(0))
     assert len(batches) == task.steps_per_epoch()
     assert [b.train_weights for b in batches] == [True, False] * (len(batches) // 2)
@@ -56,27 +56,29 @@ def test_updates_alternate(model: LanguageModel, text: LmText) -> None:
         net.zero_grad()
         task.loss(net, batch, 0.0).backward()
         logits = [row.grad is not None for row in net.logits]
-        weights = [parameter.grad is not None for parameter in net.lm.parameters()]
+        weights = [parameter.grad is not None for parameter in net.net.parameters()]
         assert logits == [not batch.train_weights] * len(logits)
         assert weights == [batch.train_weights] * len(weights)
 
 
 def test_samples_and_penalties(model: LanguageModel) -> None:
-    net = Supernet(copy.deepcopy(model), GRID, 2.0)
+    net = Supernet(copy.deepcopy(model), GRID, config(sampling="softmax", logit_speed=2.0, t_start=0.5, t_end=0.05))
     with torch.no_grad():
         for row in net.logits:
             row.copy_(torch.tensor([0.0, 0.5, 1.0]))
-    soft = net.mix("softmax", 0.5)[0]
+    soft = net.draw(0.0)[0]
     assert torch.allclose(soft, torch.tensor([0.0, 2.0, 4.0]).softmax(0))
     torch.manual_seed(0)
-    draws = torch.stack([net.mix("gumbel", 0.05)[0] for _ in range(2000)])
+    net.config.sampling = "gumbel"
+    draws = torch.stack([net.draw(1.0)[0] for _ in range(2000)])
     assert torch.allclose(draws.sum(1), torch.ones(2000), atol=1e-5)
     often = torch.nn.functional.one_hot(draws.argmax(1), 3).float().mean(0)
     assert torch.allclose(often, torch.tensor([0.0, 1.0, 2.0]).softmax(0), atol=0.04), "argmax follows the softmax"
     assert (draws.amax(1) > 0.9).float().mean() > 0.8, "nearly one-hot when cold"
     one = [torch.tensor([0.5, 0.0, 0.5])] * len(net.logits)
-    assert net.penalty(one, "sqrt").item() == pytest.approx(len(one) * (0.5 + 0.5 * 8**0.5))
-    assert net.penalty(one, "size").item() == pytest.approx(4.5)
+    assert net.penalty(one).item() == pytest.approx(0.02 * len(one) * (0.5 + 0.5 * 8**0.5))
+    net.config.penalty = "size"
+    assert net.penalty(one).item() == pytest.approx(0.02 * 4.5)
 
 
 @pytest.mark.parametrize("sampling", ["softmax", "gumbel"])
@@ -84,11 +86,11 @@ def test_the_penalty_decides_and_the_budget_holds(
     model: LanguageModel, text: LmText, tmp_path: Path, sampling: str
 ) -> None:
     before = copy.deepcopy(model.state_dict())
-    texts, shapes = LmTexts(text, text), quantizable(model)
+    data, shapes = LmSearchData(model, text, text), quantizable(model)
     found = {}
     for beta in (0.0, 5.0):
         options = config(sampling=sampling, beta=beta, penalty="size")
-        costs = nas_costs(model, texts, GRID, options, tmp_path / f"{sampling}-{beta}", "key")
+        costs = nas_costs(data, GRID, options, tmp_path / f"{sampling}-{beta}", "key")
         found[beta] = expected_bits(costs, shapes)
         plan = costs.plan(shapes, 2.0)
         assert plan.average_bits(shapes) <= 2 and plan.method == "nas"
@@ -107,27 +109,26 @@ def expected_bits(costs: Costs, shapes: dict[str, tuple[int, ...]]) -> float:
 
 
 def test_the_search_itself_keeps_the_budget(model: LanguageModel, text: LmText, tmp_path: Path) -> None:
-    texts, shapes = LmTexts(text, text), quantizable(model)
+    data, shapes = LmSearchData(model, text, text), quantizable(model)
     options = config(penalty="budget", beta=1.0, beta_speed=0.03, logit_speed=3.0)
-    costs = nas_costs(model, texts, GRID, replace(options, fit=FitConfig(epochs=30, lr=0.005)), tmp_path, "key", 1.5)
+    costs = nas_costs(data, GRID, replace(options, fit=FitConfig(epochs=30, lr=0.005)), tmp_path, "key", 1.5)
     assert expected_bits(costs, shapes) == pytest.approx(1.5, rel=0.15)
 
 
 def test_beta_follows_what_is_spent(model: LanguageModel, text: LmText) -> None:
-    net = Supernet(copy.deepcopy(model), GRID, 1.0, beta=0.1)  # 11/3 bits are expected at first
-    batch = list(NasTask(net, LmTexts(text, text), config()).batches(0))[1]
     for budget, change in ((11 / 3, 1.0), (11 / 6, math.exp(0.02)), (22 / 3, math.exp(-0.01))):
-        before = net.beta.item()
-        NasTask(net, LmTexts(text, text), config(penalty="budget"), budget).loss(net, batch, 0.0)
-        assert net.beta.item() / before == pytest.approx(change)
+        net = Supernet(copy.deepcopy(model), GRID, config(penalty="budget", beta=0.1), budget)
+        task = NasTask(net, LmSearchData(model, text, text))
+        task.loss(net, list(task.batches(0))[1], 0.0)  # 11/3 bits are expected at first
+        assert net.beta.item() / 0.1 == pytest.approx(change)
 
 
 @pytest.mark.parametrize("options", [{}, {"penalty": "budget", "beta_speed": 0.3}])
 def test_a_killed_search_continues_alike(
     model: LanguageModel, text: LmText, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    texts, budget = LmTexts(text, text), 2.0 if options else None
-    whole = nas_costs(model, texts, GRID, config(**options), tmp_path / "whole", "key", budget).table
+    data, budget = LmSearchData(model, text, text), 2.0 if options else None
+    whole = nas_costs(data, GRID, config(**options), tmp_path / "whole", "key", budget).table
 
     class Killed(NasTask):
         def loss(self, model: Any, batch: Any, done: float) -> torch.Tensor:
@@ -138,8 +139,8 @@ def test_a_killed_search_continues_alike(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mpq.search.nas.NasTask", Killed)
         with pytest.raises(KeyboardInterrupt):
-            nas_costs(model, texts, GRID, config(**options), tmp_path / "killed", "key", budget)
-    resumed = nas_costs(model, texts, GRID, config(**options), tmp_path / "killed", "key", budget).table
+            nas_costs(data, GRID, config(**options), tmp_path / "killed", "key", budget)
+    resumed = nas_costs(data, GRID, config(**options), tmp_path / "killed", "key", budget).table
     assert all(torch.equal(resumed[name], rows) for name, rows in whole.items())
 
 
@@ -165,7 +166,7 @@ def test_more_bad_options(model: LanguageModel, text: LmText, tmp_path: Path) ->
     with pytest.raises(BadInput, match="devices: 2"):
         NasConfig(FitConfig(devices=2))
     with pytest.raises(BadInput, match="level: node"):
-        nas_costs(model, LmTexts(text, text), Grid(level="node"), config(), tmp_path, "key")
+        nas_costs(LmSearchData(model, text, text), Grid(level="node"), config(), tmp_path, "key")
     for options, budget in ((config(penalty="budget"), None), (config(), 2.0)):
         with pytest.raises(BadInput, match="penalty: "):
-            nas_costs(model, LmTexts(text, text), GRID, options, tmp_path, "key", budget)
+            nas_costs(LmSearchData(model, text, text), GRID, options, tmp_path, "key", budget)

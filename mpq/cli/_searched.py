@@ -1,0 +1,147 @@
+"""What `mpq search` searches: a float language model with texts, or a float acoustic model with features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import Namespace
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mpq.fst.units import Units
+    from mpq.lm import LoadedLm
+    from mpq.search import SearchData
+
+LM_ONLY = ("text", "tokenizer", "nbest", "lossless")
+AM_ONLY = ("features", "lang")
+WITH_LOSS = ("hessian", "nas", "one-stage")  # methods that look at the loss, not only at predictions
+TRAINING = ("nas", "one-stage")
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A float model of either kind.
+
+    Attributes:
+        kind: `language` or `acoustic`.
+        model: the model.
+        lm: it as it was read, if it is a language model.
+        units: of an acoustic model, names of its outputs 1, 2, ...
+    """
+
+    kind: str
+    model: nn.Module
+    lm: LoadedLm | None = None
+    units: tuple[str, ...] = ()
+
+    def save(self, path: Path, model: nn.Module, figures: Mapping[str, Any]) -> None:
+        """Writes a model of the same kind and units, in float."""
+        if self.lm is not None:
+            from mpq.lm import LanguageModel, save_lm
+
+            assert isinstance(model, LanguageModel)
+            save_lm(path, model, self.lm.tokenizer, extra=figures)
+        else:
+            from mpq.am import AcousticModel, save_am
+
+            assert isinstance(model, AcousticModel)
+            save_am(path, model, self.units, figures)
+
+
+def load_searched(args: Namespace) -> Searched:
+    """Reads --model, whatever it is, and sees that the other options are for its kind.
+
+    Raises:
+        BadInput: quantized already, neither kind, or options of the other kind.
+    """
+    from mpq.am import CONFIGS, load_am
+    from mpq.io import BadInput
+    from mpq.lm import load_float_lm
+    from mpq.quant import model_path, read_model_file
+    from mpq.quant.plan import FLOAT_BITS
+
+    stored = read_model_file(model_path(args.model))
+    is_acoustic = stored.arch in CONFIGS
+    for name in LM_ONLY if is_acoustic else AM_ONLY:
+        if args[name]:
+            kind, needs = ("acoustic", "--features, --dev, --lang") if is_acoustic else ("language", "--text and --dev")
+            raise BadInput(f"--{name}: {args.model} holds a {stored.arch} {kind} model, whose data are {needs}")
+    if not is_acoustic:
+        lm = load_float_lm(args.model, args.tokenizer)
+        return Searched("language", lm.model, lm)
+    if set(stored.plan.bits.values()) != {FLOAT_BITS}:
+        raise BadInput(f"{args.model}: is quantized already; give the float model that mpq train-am wrote")
+    return Searched("acoustic", load_am(args.model), units=tuple(stored.config["phones"]))
+
+
+def inputs_key(args: Namespace, searched: Searched) -> dict[str, Any]:
+    """What identifies the data of a search, for the file of costs."""
+    from mpq.io import sha256_file
+
+    if searched.kind == "language":
+        return {"texts": [sha256_file(path) for path in (args.text, args.dev) if path]}
+    lang = [Path(args.lang, name) for name in ("lexicon.txt", "units.txt")] if args.lang else []
+    files = [path for path in (args.features, args.dev, *lang) if path and Path(path).exists()]
+    return {"files": [sha256_file(path) for path in files], "loss": args.loss, "phone_order": args.phone_order}
+
+
+def open_data(args: Namespace, searched: Searched) -> SearchData:
+    """The data that --method looks at.
+
+    Raises:
+        BadInput: an option is missing, or data are not those of the model.
+    """
+    from mpq.io import BadInput
+
+    if not args.dev:
+        what = "text (--dev)" if searched.kind == "language" else "features (--dev)"
+        raise BadInput(f"--method {args.method} needs held-out {what}")
+    if searched.lm is None:
+        return _am_data(args, searched)
+    from mpq.data.lmtext import open_lm_text
+    from mpq.search import LmSearchData
+
+    if args.method in TRAINING and not args.text:
+        raise BadInput(f"--method {args.method} needs the training text (--text)")
+    cache, tokenizer = args.cache or Path(args.dev).parent / "units", searched.lm.tokenizer
+    train = open_lm_text(args.text, tokenizer, cache) if args.method in TRAINING else None
+    return LmSearchData(searched.lm.model, open_lm_text(args.dev, tokenizer, cache), train)
+
+
+def _am_data(args: Namespace, searched: Searched) -> SearchData:
+    from mpq.am import AcousticModel
+    from mpq.data.batches import FeatureSet
+    from mpq.fst.units import read_units
+    from mpq.io import BadInput
+    from mpq.lang.lexicon import read_lexicon
+    from mpq.search import AmSearchData
+    from mpq.train.am import AmConfig, AmTask
+
+    model = searched.model
+    assert isinstance(model, AcousticModel)
+    dev = FeatureSet(args.dev)
+    if args.method not in WITH_LOSS:
+        return AmSearchData(model, dev)
+    for name in AM_ONLY:
+        if not args[name]:
+            raise BadInput(f"--method {args.method} looks at the model's loss: it needs --{name}")
+    lexicon = read_lexicon(Path(args.lang))
+    units = read_units(args.lang, lexicon.phones)
+    _check_units(args, searched, units)
+    config = AmConfig(model=model.config, phone_order=args.phone_order)
+    train = FeatureSet(args.features)
+    return AmSearchData(model, dev, AmTask(config, train, dev, lexicon, units, model), ctc=args.loss == "ctc")
+
+
+def _check_units(args: Namespace, searched: Searched, units: Units) -> None:
+    from mpq.io import BadInput
+
+    if tuple(units.names) != searched.units:
+        raise BadInput(
+            f"{args.lang}: its {len(units)} units are not the {len(searched.units)} that {args.model} was trained for; "
+            "give the lang folder it was trained with"
+        )

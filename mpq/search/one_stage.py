@@ -1,0 +1,113 @@
+"""One-stage mixed precision: weights and bits are learned together, in one run (arXiv 2501.03643).
+
+    min  (1 - η) L(ŵ) + η KL( p_float || p_ŵ ) + β ( Σ_l N_l Σ_n a_n^l n / Σ_l N_l ),   ŵ_l = Σ_n a_n^l f_n(Θ_l)
+
+Each weight matrix has one latent float weight Θ_l, shared by all candidates, and a Gumbel-softmax sample a^l over them,
+whose temperature falls. Every step moves the weights, straight through the rounding, and the logits; β follows what is
+spent, until the expected bits meet the budget. So pass 1 ends with a plan, projected on the exact budget, and with
+weights that are used to being rounded: pass 2 fixes the bits and trains on from there (`mpq quantize --init`). Where
+bits are searched in a stage of their own, by sensitivity or on a copy of the model, training starts anew afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mpq.io import check_ranges
+from mpq.search.costs import Costs, Grid
+from mpq.search.data import SearchData
+from mpq.search.supernet import MixConfig, Supernet
+from mpq.train.loop import FitConfig, fit
+
+
+@dataclass
+class OneStageConfig(MixConfig):
+    """How weights and bits are learned together.
+
+    Attributes:
+        distill: weight (0 to 1) of the divergence from the float model's predictions; the model's loss has the rest.
+        epoch_part: part (above 0, up to 1) of the training data that an epoch takes.
+    """
+
+    fit: FitConfig = field(default_factory=lambda: FitConfig(epochs=1, lr=5e-3, weight_decay=0.0, schedule="constant"))
+    beta: float = 0.1
+    penalty: str = "budget"
+    t_start: float = 1.0
+    t_end: float = 0.03
+    logit_speed: float = 10.0
+    distill: float = 0.5
+    epoch_part: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranges(self, distill="[0, 1]", epoch_part="(0, 1]")
+
+
+class OneStageTask:
+    """Training of a supernet's weights and logits together, as a task of `fit`."""
+
+    name = "one-stage search"
+
+    def __init__(self, net: Supernet, data: SearchData, config: OneStageConfig) -> None:
+        self.model: nn.Module = net
+        self._net, self._data, self._config = net, data, config
+        self._n_batches = data.n_batches(config.batch_tokens)
+
+    def steps_per_epoch(self) -> int:
+        """Training batches."""
+        return max(1, int(self._config.epoch_part * self._n_batches))
+
+    def batches(self, epoch: int) -> Iterator[Any]:
+        """Training batches, in a new order each epoch."""
+        self._net.forget()  # an epoch begins alike whether the search has just been resumed or not
+        batches = self._data.training(self._config.batch_tokens, self._config.fit.seed, epoch)
+        return islice(batches, self.steps_per_epoch()) if self._config.epoch_part < 1.0 else batches
+
+    def loss(self, model: nn.Module, batch: Any, done: float) -> Tensor:
+        """Mean over the units of the batch, and the penalty."""
+        mixture, distill = self._net.draw(done), self._config.distill
+        self._net.use(mixture, weights=True, logits=True)
+        outputs = self._data.run(model, batch)
+        loss = (1.0 - distill) * self._data.loss(outputs, batch) if distill < 1.0 else torch.zeros(())
+        if distill:
+            with torch.no_grad():
+                expected = self._data.scores(self._data.run(self._data.model, batch)).float().log_softmax(-1)
+            found = self._data.scores(outputs).float().log_softmax(-1)
+            divergence = F.kl_div(found, expected.to(found.device), log_target=True, reduction="batchmean")
+            loss = loss + distill * divergence
+        return loss + self._net.penalty(mixture)
+
+    def validate(self) -> dict[str, float]:
+        """Held-out loss of the likeliest bits, and these."""
+        return self._net.validate(self._data)
+
+
+def one_stage(
+    data: SearchData, grid: Grid, config: OneStageConfig, exp_dir: str | Path, key: Any, budget: float
+) -> tuple[Costs, nn.Module]:
+    """Pass 1: what each number of bits costs each matrix, as of `nas_costs`, and the latent weights.
+
+    Args:
+        data: the float model, which is left as it is and teaches; data to train.
+        grid: candidates; layer level only.
+        config: how weights and bits are learned.
+        exp_dir: takes checkpoints and logs; a killed search continues from there.
+        key: identifies the float model.
+        budget: average bits of a weight.
+    Returns:
+        the costs, to be projected on the budget by `Costs.plan`, and the model with the latent weights.
+    """
+    torch.manual_seed(config.fit.seed)
+    data.model.eval()
+    net = Supernet(data.trainee(), grid, config, budget if config.penalty == "budget" else None)
+    run_key = {"method": "one-stage", "config": asdict(config), "grid": asdict(grid), "data": data.key, "float": key}
+    fit(OneStageTask(net, data, config), config.fit, exp_dir, key={**run_key, "budget": budget})
+    return net.costs("one-stage"), net.net

@@ -1,0 +1,233 @@
+"""A model whose weight matrices are mixtures of their quantized forms: what architecture search and one-stage train.
+
+    ŵ_l = Σ_n a_n^l f_n(Θ_l),   a^l = softmax(logits^l / T), or a Gumbel-softmax sample of it (Jang et al. 2017)
+
+All candidates share one float weight Θ_l, and one forward pass serves them all: matrices act linearly, so that the
+mixed weight gives the mixture of the outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mpq.io import BadInput, check_ranges
+from mpq.quant import project
+from mpq.quant.table import round_to
+from mpq.search.costs import Costs, Grid, named_weights
+from mpq.search.data import SearchData
+from mpq.train.loop import FitConfig
+
+SAMPLING = ("softmax", "gumbel")
+PENALTIES = ("sqrt", "size", "budget")
+REFIT = 25  # steps of the weights
+
+
+@dataclass
+class MixConfig:
+    """How a mixture of bits is learned.
+
+    Attributes:
+        fit: epochs, learning rate, seed, ... of the supernet.
+        batch_tokens: most units of a batch, padding included: tokens, or output frames of an acoustic model.
+        sampling: `softmax` mixes the candidates, `gumbel` draws a mixture at every step.
+        beta: weight of the penalty on bits; with `budget` at first.
+        penalty: `sqrt`: Σ a sqrt(n) over the matrices (2111.14479, eq 11); `size`: expected bits of a weight, which
+            counts large matrices more; `budget`: the same, with a beta that makes them what the plan may have (--bits).
+        beta_speed: with `budget`, how fast ln beta moves: by this much a step where twice the budget is spent.
+        t_start, t_end: temperature at the first and the last step; it falls exponentially.
+        logit_speed: how many times faster than weights the logits move.
+    """
+
+    fit: FitConfig = field(default_factory=lambda: FitConfig(epochs=1, lr=5e-4))
+    batch_tokens: int = 1024
+    sampling: str = "gumbel"
+    beta: float = 0.02
+    penalty: str = "sqrt"
+    beta_speed: float = 0.02
+    t_start: float = 2.0
+    t_end: float = 0.2
+    logit_speed: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.sampling not in SAMPLING:
+            raise BadInput(f"sampling: '{self.sampling}' is not one of {', '.join(SAMPLING)}")
+        if self.penalty not in PENALTIES:
+            raise BadInput(f"penalty: '{self.penalty}' is not one of {', '.join(PENALTIES)}")
+        check_ranges(
+            self,
+            batch_tokens="[1, inf)",
+            beta="[0, inf)",
+            beta_speed="[0, inf)",
+            t_start="(0, inf)",
+            logit_speed="(0, inf)",
+        )
+        if not 0.0 < self.t_end <= self.t_start:
+            raise BadInput(f"t_end: {self.t_end} must be above 0 and at most t_start ({self.t_start})")
+        if self.penalty == "budget" and not self.beta:
+            raise BadInput("beta: 0 can neither rise nor fall; with the penalty budget expected a number above 0")
+        if self.fit.devices != 1:
+            raise BadInput(f"devices: {self.fit.devices}: bits are learned in one process; expected 1")
+
+    def temperature(self, done: float) -> float:
+        """When a part `done` (0 to 1) of the training lies behind."""
+        return float(self.t_start * (self.t_end / self.t_start) ** done)
+
+
+class Supernet(nn.Module):
+    """Takes the place of the model that it is made of: the same inputs, the same outputs, mixed weights.
+
+    Args:
+        model: float; it becomes part of the supernet and is trained with it.
+        grid: candidates, at layer level.
+        config: how the mixture is learned.
+        budget: average bits of a weight that the penalty `budget` aims at; the other penalties take none.
+
+    Raises:
+        BadInput: bits of rows are asked for, or a budget does not go with the penalty.
+    """
+
+    beta: Tensor  # scalar, float64: a state that checkpoints keep
+
+    def __init__(self, model: nn.Module, grid: Grid, config: MixConfig, budget: float | None = None) -> None:
+        super().__init__()
+        if (budget is None) == (config.penalty == "budget"):
+            raise BadInput(
+                f"penalty: {config.penalty}: 'budget' needs average bits to aim at (--bits), the others take none"
+            )
+        if grid.level != "layer":
+            raise BadInput(f"level: {grid.level}: bits are learned for whole matrices; expected layer")
+        self.net, self.grid, self.config, self.budget = model, grid, config, budget
+        self.register_buffer("beta", torch.tensor(config.beta, dtype=torch.float64))
+        # vectors, one for each matrix: weight decay is for matrices only
+        self.logits = nn.ParameterList(torch.zeros(len(grid.candidates)) for _ in named_weights(model))
+        self._mixed: dict[str, Tensor] = {}
+        self._scales: dict[tuple[str, int], Tensor] = {}
+        self._values: dict[str, list[Tensor]] = {}  # of the candidates, as long as the weights stay as they are
+        self._age = 0  # of the scales, in steps of the weights
+
+    def log_alphas(self) -> dict[str, Tensor]:
+        """ln a of every candidate, (n,), by weight name, at temperature 1."""
+        names, speed = named_weights(self.net), self.config.logit_speed
+        # Adam moves a parameter by about the learning rate a step, whatever its gradient
+        return {name: (speed * row).log_softmax(-1) for name, row in zip(names, self.logits, strict=True)}
+
+    def draw(self, done: float) -> list[Tensor]:
+        """a of every matrix, (n,) each, at the temperature of that part of the training; `gumbel` draws it anew."""
+        mixture = []
+        for log_alpha in self.log_alphas().values():
+            if self.config.sampling == "gumbel":
+                uniform = torch.rand(log_alpha.shape, device=log_alpha.device).clamp_(1e-9, 1 - 1e-7)
+                log_alpha = log_alpha - (-uniform.log()).log()
+            mixture.append((log_alpha / self.config.temperature(done)).softmax(-1))
+        return mixture
+
+    def choice(self) -> list[Tensor]:
+        """The likeliest candidate of every matrix, one-hot."""
+        return [F.one_hot(a.argmax(), len(a)).to(a) for a in self.log_alphas().values()]
+
+    def average_bits(self, mixture: list[Tensor]) -> Tensor:
+        """Expected bits of a weight, a scalar."""
+        bits = torch.tensor(self.grid.candidates, device=mixture[0].device, dtype=torch.float32)
+        sizes = [weight.numel() for weight in named_weights(self.net).values()]
+        return torch.stack([n * (a @ bits) for n, a in zip(sizes, mixture, strict=True)]).sum() / sum(sizes)
+
+    def penalty(self, mixture: list[Tensor]) -> Tensor:
+        """The price of the bits of a mixture, a scalar; for a budget, beta is adapted before."""
+        if self.budget is not None:
+            self._adapt_beta(self.budget)
+        if self.config.penalty == "sqrt":
+            roots = torch.tensor(self.grid.candidates, device=mixture[0].device, dtype=torch.float32).sqrt()
+            return self.beta.float() * torch.stack([a @ roots for a in mixture]).sum()
+        return self.beta.float() * self.average_bits(mixture)
+
+    @torch.no_grad()
+    def _adapt_beta(self, budget: float) -> None:
+        """Raises beta where more bits are expected than the budget has, else lowers it."""
+        spent = self.average_bits([a.exp() for a in self.log_alphas().values()])
+        self.beta.mul_(torch.exp(self.config.beta_speed * (spent / budget - 1.0)))
+
+    def use(self, mixture: list[Tensor], weights: bool = False, logits: bool = False) -> Supernet:
+        """Sets what the next forward pass runs with, and what it sends gradients to.
+
+        Args:
+            mixture: a (n,) of every matrix.
+            weights: the weights take gradients, straight through the rounding: the shares add up to 1.
+            logits: the mixture takes gradients.
+        """
+        values = self._candidates()
+        self._mixed = {}
+        for (name, weight), a in zip(named_weights(self.net).items(), mixture, strict=True):
+            if logits:
+                mixed = torch.stack([share * value for share, value in zip(a, values[name], strict=True)]).sum(0)
+                self._mixed[name] = mixed + (weight - weight.detach()) if weights else mixed
+            else:
+                total = torch.zeros_like(weight)
+                for share, value in zip(a.tolist(), values[name], strict=True):
+                    total.add_(value, alpha=share)
+                self._mixed[name] = weight + (total - weight).detach()
+        if weights:
+            self._values, self._age = {}, self._age + 1
+        else:
+            self._mixed |= {n: p.detach() for n, p in self.net.named_parameters() if n not in self._mixed}
+        return self
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """What the model makes of its inputs with the weights that `use` mixed."""
+        return torch.func.functional_call(self.net, self._mixed, inputs, named)
+
+    def forget(self) -> None:
+        """Lets the scales of all candidates be fitted anew."""
+        self._values, self._age = {}, 0
+
+    @torch.no_grad()
+    def _candidates(self) -> dict[str, list[Tensor]]:
+        """f_n(weight) for all candidates by weight name, of the shape of the weight.
+
+        Scales are fitted anew every `REFIT` steps only: the fit takes most of the time, and weights move slowly.
+        """
+        if self._values:
+            return self._values
+        if self._age % REFIT == 0:
+            self._scales = {}
+        for name, weight in named_weights(self.net).items():
+            self._values[name] = []
+            for n_bits in self.grid.candidates:
+                precision = self.grid.precision(n_bits)
+                if (name, n_bits) in self._scales:
+                    quantized = round_to(weight, self._scales[name, n_bits], precision)
+                else:
+                    quantized = project(weight, precision)
+                    self._scales[name, n_bits] = quantized.scale
+                self._values[name].append(quantized.dequantize().view_as(weight))
+        return self._values
+
+    @torch.no_grad()
+    def validate(self, data: SearchData) -> dict[str, float]:
+        """Held-out loss of a unit with the likeliest bits, their average, and beta.
+
+        No `loss` to choose an epoch by: the temperature falls, and what was learned last counts.
+        """
+        choice, total, units = self.choice(), 0.0, 0
+        for batch in data.held_out(self.config.batch_tokens, 0):
+            outputs = data.run(self.use(choice, logits=True), batch)
+            total += data.n_units(batch) * data.loss(outputs, batch).item()
+            units += data.n_units(batch)
+        return {"unit_loss": total / units, "bits": self.average_bits(choice).item(), "beta": self.beta.item()}
+
+    def costs(self, method: str) -> Costs:
+        """-ln of the probability that so many bits are enough, of every matrix and candidate.
+
+        Raises:
+            BadInput: a probability is not a number.
+        """
+        enough = {name: a.detach().double().logcumsumexp(-1) for name, a in self.log_alphas().items()}  # bits ascend
+        table = {name: (log_p[-1] - log_p).cpu()[None] for name, log_p in enough.items()}
+        if not all(isfinite(rows.sum().item()) for rows in table.values()):
+            raise BadInput("the search diverged: a probability is not a finite number; lower lr or logit_speed")
+        return Costs(method, self.grid, table)
