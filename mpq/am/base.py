@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mpq.data.batches import IVECTOR_PERIOD
+from mpq.data.batches import IVECTOR_PERIOD, Normalization
 from mpq.io import BadInput
 
 
@@ -20,12 +20,14 @@ class AcousticModel(nn.Module, ABC):
         n_outputs: units plus the blank.
         subsampling: input frames to one output frame.
         config: its size, a dataclass.
+        normalization: of the features it was trained on.
         lhuc_shape: layers whose units LHUC can scale, and units of each.
     """
 
     config: Any
     output: nn.Module
     subsampling = 3
+    normalization: Normalization = "utterance"
 
     def __init__(self, feature_dim: int, ivector_dim: int, n_outputs: int, lhuc_shape: tuple[int, int]) -> None:
         super().__init__()

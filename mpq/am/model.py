@@ -65,7 +65,7 @@ def check_features(model: AcousticModel, features: FeatureSet) -> None:
     """See, before long work, that features are those that a model expects.
 
     Raises:
-        BadInput: another number of bins, or i-vectors of another dimension.
+        BadInput: another number of bins, i-vectors of another dimension, or another normalization.
     """
     if isinstance(model, SslModel) and not features.is_waveform:
         raise BadInput(
@@ -76,6 +76,11 @@ def check_features(model: AcousticModel, features: FeatureSet) -> None:
         raise BadInput(
             f"{features.path}: {features.n_features} bins a frame, the model expects {model.feature_dim}: "
             "give the features it was trained on, or set feature_dim"
+        )
+    if features.normalization != model.normalization:
+        raise BadInput(
+            f"{features.path}: normalized by {features.normalization}, the model expects {model.normalization}: "
+            "give FeatureSet the normalization of the model"
         )
     if model.ivector_dim and features.ivector_dim != model.ivector_dim:
         raise BadInput(
@@ -126,7 +131,7 @@ def save_am(
     Raises:
         BadInput: a weight is not a finite number.
     """
-    config = {"model": asdict(model.config), "phones": list(units)}
+    config = {"model": asdict(model.config), "phones": list(units), "normalization": model.normalization}
     plan = plan or uniform_plan(model, 32)
     save_model(path, model, arch_of(model.config), config, plan, units_hash(units), extra)
 
@@ -169,5 +174,6 @@ def load_am(path: PathLike, units: Sequence[str] | None = None, packed: bool = F
     pairs = {f.name for f in fields(kind) if isinstance(getattr(kind, f.name, None), tuple)}
     size.update((name, tuple(size[name])) for name in pairs)
     model = make_am(kind(**size), len(stored.config["phones"]) + 1)
+    model.normalization = stored.config.get("normalization", model.normalization)
     load_weights_into(model, stored, packed)
     return model

@@ -21,14 +21,14 @@ Times = list[tuple[float, float]]
 
 
 def align_texts(
-    am: PathLike, lang: PathLike, features: FeatureSet, texts: Mapping[str, Sequence[str]]
+    am: PathLike, lang: PathLike, manifest: PathLike, texts: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, Times], list[str]]:
     """Times of all words of a set.
 
     Args:
         am: acoustic model.
         lang: folder of its lexicon.
-        features: the utterances.
+        manifest: features of the utterances.
         texts: words of each of them.
 
     Returns:
@@ -40,6 +40,7 @@ def align_texts(
     lexicon = read_lexicon(lang)
     units = read_units(lang, lexicon.phones)
     model = load_am(am, units.names).eval()
+    features = FeatureSet(manifest, model.normalization)
     check_features(model, features)
     frame = _FRAME_SHIFT * model.subsampling
     times: dict[str, Times] = {}

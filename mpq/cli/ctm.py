@@ -30,7 +30,6 @@ def run(args: Namespace) -> None:
     import sys
 
     from mpq.am.times import align_texts, share_evenly
-    from mpq.data.batches import FeatureSet
     from mpq.data.features import load_feature_cuts
     from mpq.io import BadInput, check_writable, read_text
     from mpq.score import TimedWord, check_ids, write_ctm
@@ -42,7 +41,7 @@ def run(args: Namespace) -> None:
     cuts = {cut.id: cut for cut in load_feature_cuts(args.features)}
     check_ids(cuts, texts, args.features, args.hyp)
     if args.am:
-        times, problems = align_texts(args.am, args.lang, FeatureSet(args.features), texts)
+        times, problems = align_texts(args.am, args.lang, args.features, texts)
     else:
         times, problems = {utt: share_evenly(cuts[utt].duration, len(text)) for utt, text in texts.items()}, []
     for utt in problems:

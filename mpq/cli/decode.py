@@ -75,7 +75,7 @@ def run(args: Namespace) -> None:
     units = read_units(lang, lexicon.phones)
     model = load_am(args.am, units.names)
     decoder = Decoder(load_graph(lang), read_arpa(lang / "lm.arpa"), words, config)
-    features = FeatureSet(args.features)
+    features = FeatureSet(args.features, model.normalization)
     check_features(model, features)
     inputs = [model_path(args.am), args.features, *(lang / name for name in (GRAPH_NAME, "lm.arpa", "words.txt"))]
     key: list[object] = [config, [sha256_file(path) for path in inputs]]

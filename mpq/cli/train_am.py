@@ -61,7 +61,8 @@ def run(args: Namespace) -> None:
     check_backend(config.fst)
     lexicon = read_lexicon(Path(args.lang))
     units = read_units(args.lang, lexicon.phones)
-    task = AmTask(config, FeatureSet(args.train), FeatureSet(args.dev), lexicon, units)
+    features = [FeatureSet(path, config.normalization) for path in (args.train, args.dev)]
+    task = AmTask(config, *features, lexicon, units)
     key = run_key(config, [args.train, args.dev], lexicon, units)
     result = fit(task, config.fit, args.out, task.plugins, key)
     figures = {"dev_loss": round(result.best["loss"], 4), "epoch": result.best_epoch}

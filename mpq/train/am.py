@@ -23,7 +23,7 @@ from mpq.am.base import AcousticModel
 from mpq.am.model import ModelConfig, arch_of, check_features, make_am, run_batch
 from mpq.am.tdnn import TdnnConfig
 from mpq.am.tdnnf import UnitDropout
-from mpq.data.batches import Batch, FeatureSet, batches
+from mpq.data.batches import Batch, FeatureSet, Normalization, SpecAugment, batches
 from mpq.fst.backend import Backend, path_sums
 from mpq.fst.fsa import Fsa, ctc_graph, pronunciation_graph
 from mpq.fst.lfmmi import lfmmi_loss, total_score
@@ -47,7 +47,10 @@ class AmConfig:
         den_scale: weight of the denominator in LF-MMI.
         phone_order: order of the denominator's phone n-gram model.
         max_frames: frames (10 ms) of a batch, padding included.
+        normalization: mean and variance of the features by utterance or by speaker, or none. A short utterance says
+            little about its channel, but decoding by speaker needs all of a speaker's utterances.
         augment: SpecAugment.
+        masks: its masks.
         xent: weight of a second output trained by cross-entropy on the numerator's posteriors; 0: none.
         dropout_schedule: dropout by the part of the training that is done, as Kaldi writes it:
             `0,0@0.2,0.3@0.5,0` (value@part, linear between); empty: the model's own dropout throughout.
@@ -62,7 +65,9 @@ class AmConfig:
     den_scale: float = 1.0
     phone_order: int = 2
     max_frames: int = 10000
+    normalization: Normalization = "utterance"
     augment: bool = True
+    masks: SpecAugment = field(default_factory=SpecAugment)
     xent: float = 0.0
     dropout_schedule: str = ""
     lhuc: float = 0.0
@@ -109,7 +114,10 @@ class AmTask:
         torch.manual_seed(config.fit.seed)
         self.config, self.train, self.dev, self.lexicon = config, train, dev, lexicon
         self.units = units or Units(lexicon.phones)
-        self.acoustic = acoustic or make_am(config.model, len(self.units) + 1)
+        if acoustic is None:
+            acoustic = make_am(config.model, len(self.units) + 1)
+            acoustic.normalization = train.normalization
+        self.acoustic = acoustic
         for features in (train, dev):
             check_features(self.acoustic, features)
         if config.lhuc:
@@ -148,7 +156,8 @@ class AmTask:
         config = self.config
         rank, world_size = world()
         return batches(
-            self.train, config.fit.seed, epoch, max_frames=config.max_frames, augment=config.augment, shuffle=True,
+            self.train, config.fit.seed, epoch, max_frames=config.max_frames,
+            augment=config.augment and config.masks, shuffle=True,
             one_copy=True, rank=rank, world_size=world_size,
         )  # fmt: skip
 

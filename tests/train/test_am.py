@@ -11,7 +11,7 @@ import torch
 
 from mpq.am import Tdnn, TdnnConfig, TdnnfConfig, load_am, save_am
 from mpq.am.tdnnf import UnitDropout
-from mpq.data.batches import FeatureSet
+from mpq.data.batches import FeatureSet, SpecAugment
 from mpq.data.features import FeatureConfig, extract
 from mpq.data.manifests import Spoken, write_manifests
 from mpq.fst.lfmmi import lfmmi_loss, total_score
@@ -272,6 +272,20 @@ def test_lhuc_without_speakers(features: Path) -> None:
     train.n_without_speaker = 2
     with pytest.raises(BadInput, match="2 of 48 utterances have no speaker; LHUC adapts to speakers"):
         AmTask(config(lhuc=0.5), train, FeatureSet(features), LEXICON)
+
+
+def test_normalization_and_masks_are_options(features: Path) -> None:
+    options = config(normalization="speaker", masks=SpecAugment(n_feature_masks=1, feature_mask=80, n_frame_masks=0))
+    options.augment = True
+    data = FeatureSet(features, "speaker")
+    task = AmTask(options, data, data, LEXICON)
+    assert task.acoustic.normalization == "speaker"
+    batch = next(task.batches(0))
+    masked = (batch.features == 0.0).all(1)  # (N, C)
+    assert masked.any() and not masked.all()
+    assert not torch.equal(masked[0], masked[1])
+    with pytest.raises(BadInput, match="normalized by utterance, the model expects speaker"):
+        AmTask(options, data, FeatureSet(features), LEXICON)
 
 
 def test_features_of_another_model(features: Path) -> None:
