@@ -44,7 +44,7 @@ def run(args: Namespace) -> None:
 
     from mpq.am import CONFIGS, expand_preset, save_am
     from mpq.cli._options import make_options
-    from mpq.data.batches import FeatureSet
+    from mpq.data.batches import FeatureSet, SpecAugment
     from mpq.fst.backend import check_backend
     from mpq.fst.units import read_units
     from mpq.io import check_writable
@@ -57,12 +57,13 @@ def run(args: Namespace) -> None:
     options = {name: args[name] for name in AmConfig.__dataclass_fields__}
     options["model"] = make_options("model", expand_preset(args.model), CONFIGS, "arch")
     options["fit"] = FitConfig(**args.fit.as_dict())
+    options["masks"] = SpecAugment(**args.masks.as_dict())
     config = AmConfig(**options)
     check_backend(config.fst)
     lexicon = read_lexicon(Path(args.lang))
     units = read_units(args.lang, lexicon.phones)
-    features = [FeatureSet(path, config.normalization) for path in (args.train, args.dev)]
-    task = AmTask(config, *features, lexicon, units)
+    train, dev = (FeatureSet(path, config.normalization) for path in (args.train, args.dev))
+    task = AmTask(config, train, dev, lexicon, units)
     key = run_key(config, [args.train, args.dev], lexicon, units)
     result = fit(task, config.fit, args.out, task.plugins, key)
     figures = {"dev_loss": round(result.best["loss"], 4), "epoch": result.best_epoch}
