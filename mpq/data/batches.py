@@ -46,7 +46,7 @@ class Batch:
     ivectors: Tensor | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SpecAugment:
     """Masks of SpecAugment (Park et al. 2019, section 2, policy without time warping), filled with zero.
 
