@@ -1,9 +1,9 @@
 """Collect word error rates, significance and sizes of every system of an experiment.
 
 Reads   EXP/data/SET/text (references), EXP/decode/SET/nbest.jsonl.gz (for the oracle), and for every folder
-        EXP/rescore/SYSTEM its hyp-SET.txt and the model EXP/lm/SYSTEM/model.mpq or EXP/quant/SYSTEM/model.mpq;
-        the folder without a model is the first pass.
-        With --systems DIR, rescore/, lm/ and quant/ of DIR are looked at before those of EXP.
+        EXP/rescore/SYSTEM its hyp-SET.txt and the model EXP/{lm,am,quant}/SYSTEM/model.mpq; the folder without a
+        model is the first pass. With --rows that name acoustic models alone there is none, and no oracle.
+        With --systems DIR, rescore/, lm/, am/ and quant/ of DIR are looked at before those of EXP.
 Writes  EXP/results.jsonl (DIR/results.jsonl), one record for each system and set; `mpq report` makes table, plot and
         page of it.
 
@@ -36,7 +36,7 @@ TRAINING = {"ste": "STE", "admm": "ADMM", "none": "only rounded"}
 
 @dataclass
 class System:
-    """One row of the table to be: hypotheses, and the model behind them (none: the first pass)."""
+    """One row of the table to be: hypotheses, and the model behind them (none: the first pass of language models)."""
 
     name: str
     hyps: dict[str, Texts]
@@ -46,7 +46,7 @@ class System:
 
     @property
     def family(self) -> str | None:
-        """Architecture of the language model."""
+        """Architecture of the model."""
         return self.model.arch if self.model else None
 
     @property
@@ -112,6 +112,7 @@ def _systems(
     exp: Path, out: Path, sets: list[str], rows: dict[str, dict[str, Any]], notes: dict[str, Any]
 ) -> list[System]:
     """Those of the rows; without rows every folder of rescore/, float systems before their quantized versions."""
+    from mpq.am import CONFIGS
     from mpq.io import BadInput, read_text, read_yaml
     from mpq.quant import read_model_file
 
@@ -120,13 +121,14 @@ def _systems(
         folder = next(
             (path for root in (out, exp) if (path := root / "rescore" / name).is_dir()), out / "rescore" / name
         )
-        places = [root / kind for root in (out, exp) for kind in ("lm", "quant")]
+        places = [root / kind for root in (out, exp) for kind in ("lm", "am", "quant")]
         models = [path for place in places if (path := place / name / "model.mpq").exists()]
         model = read_model_file(models[0]) if models else None
         hyps: dict[str, Texts] = {set_name: read_text(folder / f"hyp-{set_name}.txt") for set_name in sets}
         seconds = read_yaml(folder / "weights.yaml").get("seconds")
         systems.append(System(name, hyps, model, seconds, notes | rows.get(name, {})))
-    if sum(system.model is None for system in systems) != 1:
+    acoustic = all(system.model and system.model.arch in CONFIGS for system in systems)
+    if not acoustic and sum(system.model is None for system in systems) != 1:
         raise BadInput(f"{out / 'rescore'}: expected one system without a model, the first pass; run stage 9 again")
     return systems if rows else sorted(systems, key=lambda s: (s.family or "", -_bits(s.model), s.name))
 
@@ -138,26 +140,18 @@ def _bits(model: ModelFile | None) -> float:
 def _records(
     exp: Path, set_name: str, ref: Texts, systems: list[System], git: dict[str, Any]
 ) -> Iterator[ResultRecord]:
-    """The records of one set: the first pass, the oracle, then every language model."""
+    """The records of one set: the first pass and the oracle, where there are any, then every model."""
     from mpq.io import read_nbest
     from mpq.rescore import oracle
     from mpq.score.records import ORACLE, ResultRecord
 
     floats = {s.family: s for s in systems if s.model and _bits(s.model) == FLOAT_BITS}
-    first = next(s for s in systems if s.model is None)
-    yield _record(first, set_name, ref, None, None)
-    best = oracle(read_nbest(exp / "decode" / set_name / "nbest.jsonl.gz"), ref)
-    wer = round(best.rate, 3)
-    yield ResultRecord(
-        system="oracle",
-        set=set_name,
-        words=best.words,
-        errors=best.errors,
-        wer=wer,
-        role=ORACLE,
-        seed=first.notes["seed"],
-        **git,
-    )
+    first = next((s for s in systems if s.model is None), None)
+    if first:
+        yield _record(first, set_name, ref, None, None)
+        best = oracle(read_nbest(exp / "decode" / set_name / "nbest.jsonl.gz"), ref)
+        counts = {"words": best.words, "errors": best.errors, "wer": round(best.rate, 3)}
+        yield ResultRecord(system="oracle", set=set_name, **counts, role=ORACLE, seed=first.notes["seed"], **git)
     for system in systems:
         if system.model:
             yield _record(system, set_name, ref, floats.get(system.family), first)

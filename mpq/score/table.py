@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mpq.score.records import FIRST_PASS, RESCORED, ResultRecord
@@ -73,7 +73,7 @@ def make_table(
     Args:
         records: what to show, in order.
         tune_set: set on which weights were tuned: its rate is shown without interval or test.
-        meanings: what the columns mean that the records bring themselves.
+        meanings: what the columns mean that the records bring themselves, and others where it is not the usual.
     """
     rows: dict[str, Row] = {}
     for record in records:
@@ -95,6 +95,7 @@ def make_table(
         *_extra_columns(records, meanings or {}),
     ]
     shown = [column for column in columns if any(column.cell(row) != EMPTY for row in rows.values())]
+    shown = [replace(column, meaning=(meanings or {}).get(column.title, column.meaning)) for column in shown]
     return Table(shown, list(rows.values()))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mpq.am import TdnnConfig, make_am, save_am
 from mpq.cli.main import main
 from mpq.data.lmtext import Tokenizer
 from mpq.io import Hyp, NBest, write_nbest, write_text, write_yaml
@@ -75,3 +76,26 @@ def test_a_missing_hypothesis_file(exp: Path, capsys: pytest.CaptureFixture[str]
     (exp / "rescore/lstm/hyp-test.txt").unlink()
     assert main(["results", str(exp)]) == 2
     assert "rescore/lstm/hyp-test.txt: no such file" in capsys.readouterr().err
+
+
+def test_acoustic_models_need_no_first_pass(exp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = exp / "table-tdnn"
+    model = make_am(TdnnConfig(feature_dim=8, channels=(2, 2), hidden=16), 3)
+    save_am(out / "am/tdnn/model.mpq", model, ["A", "B"])
+    plan = uniform_plan(model, 4)
+    save_am(out / "quant/tdnn-4/model.mpq", quantize_model(model, plan), ["A", "B"], {"train": "ste"}, plan)
+    for system, like in (("tdnn", "lstm"), ("tdnn-4", "first-pass")):
+        for set_name in ("dev", "test"):
+            write_text(out / "rescore" / system / f"hyp-{set_name}.txt", HYPS[like])
+        write_yaml(out / "rescore" / system / "weights.yaml", {"ngram_weight": 1.0})
+    (exp / "rows.jsonl").write_text('{"system": "tdnn"}\n{"system": "tdnn-4"}\n')
+    command = ["results", str(exp), "--systems", str(out), "--rows", str(exp / "rows.jsonl")]
+    assert main(command) == 0
+    records = {(r.system, r.set): r for r in read_results(out / "results.jsonl")}
+    assert len(records) == 4
+    low = records["tdnn-4", "test"]
+    assert (low.family, low.line, low.bits, low.p_first_pass) == ("tdnn", "STE", 4.0, None)
+    assert low.p_float32 == mapsswe(REF, HYPS["first-pass"], HYPS["lstm"]).p
+    (exp / "rows.jsonl").write_text('{"system": "tdnn"}\n{"system": "lstm"}\n')
+    assert main(command) == 2
+    assert "expected one system without a model, the first pass" in capsys.readouterr().err
