@@ -7,10 +7,23 @@
 #   sets             what is decoded and rescored; weights are tuned on the first: (dev test)
 #   lms              language models, each with conf/NAME.yaml: (lstm transformer)
 #   systems          their quantized versions, LM-NBITbit or LM-NBITbit-rounded (rounded, not trained): (lstm-2bit ...)
-#   small_am small_lm small_dim    further options of training where --smoke is given
+#   am_conf          the acoustic model's configuration: conf/am.yaml
+#   lists            the folder of the n-best lists that are rescored: EXP/decode
+#   small_am small_ivector small_lm small_dim    further options of training where --smoke is given
+# and of its user, where it calls am_options: speeds, acoustic_units, ivectors, lhuc
 
-sets=(dev test) lms=(lstm transformer) systems=()
-small_am=() small_lm=() small_dim=()
+sets=(dev test) lms=(lstm transformer) systems=() am_conf=conf/am.yaml lists=""
+small_am=() small_ivector=() small_lm=() small_dim=()
+# shellcheck disable=SC2034
+speeds=0.9,1.0,1.1 acoustic_units=phones ivectors="" lhuc=""
+
+# Declares the options of the acoustic model's pieces; what the variables hold is their default.
+am_options() {
+  option speeds text "speeds of the copies of the training speech; 1.0: no copies"
+  option acoustic-units "phones|biphones|pieces" "what the acoustic model tells apart; biphones: phones by their left neighbour"
+  option ivectors "true|false" "i-vectors as further input (conf/ivector.yaml)"
+  option lhuc "true|false" "LHUC: speaker adaptive training; tests are decoded twice, adapted to their speakers"
+}
 
 # What `mpq prepare` is told of a corpus that the user has: sets corpus_options, by $partial too: given_corpus [OPTION...]
 given_corpus() {
@@ -33,6 +46,22 @@ make_features() {
   names=("${all[@]/%//cuts.jsonl.gz}")
   step features --in "${names[@]/#/$exp/data/}" --out "${names[@]/#/$exp/features/}" \
     -- mpq features --data "$exp/data" --out "$exp/features" --speed "$1" --nj "$nj" "${@:2}"
+  [ "$ivectors" != true ] || make_ivectors "${names[@]}"
+}
+
+# Stage 2, an extractor and the i-vectors of all sets: make_ivectors SET/cuts.jsonl.gz...
+make_ivectors() {
+  local train=$exp/features/train/cuts.jsonl.gz extractor=$exp/ivectors/extractor.mpq
+  step ivector-extractor --in conf/ivector.yaml "$train" --out "$extractor" \
+    -- mpq ivector train --config conf/ivector.yaml --features "$train" --out "$extractor" --seed "$seed" "${small_ivector[@]}"
+  step ivectors --in "$extractor" "${@/#/$exp/features/}" --out "${@/#/$exp/ivectors/}" \
+    -- mpq ivector extract --extractor "$extractor" --data "$exp/features" --history 2 --out "$exp/ivectors" --nj "$nj"
+}
+
+# The manifest of what the acoustic model reads of a set, in $cuts: find_cuts SET
+find_cuts() {
+  cuts=$exp/features/$1/cuts.jsonl.gz
+  [ "$ivectors" != true ] || cuts=$exp/ivectors/$1/cuts.jsonl.gz
 }
 
 # Stage 3, the n-gram model of EXP/data/lm/TEXT.txt, mixed with that of fisher.txt where there is any, into EXP/ngram/mixed.arpa;
@@ -50,19 +79,24 @@ mix_ngrams() {
 
 # Stage 4
 train_acoustic_model() {
-  local cuts=("$exp"/features/{train,"${sets[0]}"}/cuts.jsonl.gz)
-  step am --gpu 1 --in conf/am.yaml "${cuts[@]}" "$exp"/lang/{lexicon,phones}.txt --out "$exp/am/model.mpq" \
-    -- mpq train-am --config conf/am.yaml --train "${cuts[0]}" --dev "${cuts[1]}" \
-      --lang "$exp/lang" --out "$exp/am" --fit.seed "$seed" "${small_am[@]}"
+  local cuts train dev without=()
+  find_cuts train && train=$cuts
+  find_cuts "${sets[0]}" && dev=$cuts
+  [ "$ivectors" != false ] || without+=(--model.ivector_dim 0)
+  [ "$lhuc" != false ] || without+=(--lhuc 0)
+  step am --gpu 1 --in "$am_conf" "$train" "$dev" "$exp"/lang/{lexicon,phones,units}.txt --out "$exp/am/model.mpq" \
+    -- mpq train-am --config "$am_conf" --train "$train" --dev "$dev" \
+      --lang "$exp/lang" --out "$exp/am" --fit.seed "$seed" "${small_am[@]}" "${without[@]}"
 }
 
 # Stage 5: lattices and n-best lists
 decode_sets() {
-  local set
+  local set cuts adapt=()
+  [ "$lhuc" != true ] || adapt=(--adapt lhuc --transcripts "$exp/data/train/text")
   for set in "${sets[@]}"; do
-    step "$set" --in "$exp/am/model.mpq" "$exp/lang/HLG.fst" "$exp/features/$set/cuts.jsonl.gz" --out "$exp/decode/$set/nbest.jsonl.gz" \
-      -- mpq decode --am "$exp/am/model.mpq" --features "$exp/features/$set/cuts.jsonl.gz" --lang "$exp/lang" \
-        --out "$exp/decode/$set" --nj "$nj"
+    find_cuts "$set"
+    step "$set" --in "$exp/am/model.mpq" "$exp/lang/HLG.fst" "$cuts" --out "$exp/decode/$set/nbest.jsonl.gz" \
+      -- mpq decode --am "$exp/am/model.mpq" --features "$cuts" --lang "$exp/lang" --out "$exp/decode/$set" --nj "$nj" "${adapt[@]}"
   done
 }
 
@@ -97,14 +131,14 @@ quantize_systems() {
   run_jobs
 }
 
-# Rescores all sets, with weights tuned on the first; the first pass alone where there is no model: rescore_job NAME OUT [MODEL]
+# Rescores all sets, with weights tuned on the first; the n-gram model alone where there is no other: rescore_job NAME OUT [MODEL]
 rescore_job() {
-  local out=$2 lm=() nbest=("${sets[@]/%//nbest.jsonl.gz}") lists=("${sets[@]/%/.jsonl.gz}") hyps=("${sets[@]/#/hyp-}")
+  local out=$2 lm=() nbest=("${sets[@]/%//nbest.jsonl.gz}") rescored=("${sets[@]/%/.jsonl.gz}") hyps=("${sets[@]/#/hyp-}")
   [ $# -eq 2 ] || lm=(--lm "$3")
-  nbest=("${nbest[@]/#/$exp/decode/}") lists=("${lists[@]/#/$out/}") hyps=("${hyps[@]/#/$out/}") hyps=("${hyps[@]/%/.txt}")
+  nbest=("${nbest[@]/#/${lists:-$exp/decode}/}") rescored=("${rescored[@]/#/$out/}") hyps=("${hyps[@]/#/$out/}") hyps=("${hyps[@]/%/.txt}")
   job "$1" --in "${nbest[@]}" "${@:3}" --out "$out/weights.yaml" "${hyps[@]}" \
     -- mpq rescore --nbest "${nbest[@]}" "${lm[@]}" --tune "$exp/data/${sets[0]}/text" \
-      --weights-out "$out/weights.yaml" --out "${lists[@]}" --hyp-out "${hyps[@]}"
+      --weights-out "$out/weights.yaml" --out "${rescored[@]}" --hyp-out "${hyps[@]}"
 }
 
 # Stage 9

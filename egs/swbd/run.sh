@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
 # swbd: Switchboard, 300 hours of telephone talk; tests Hub5'00 and RT03; language models with Fisher (--corpus-dir ...)
 #
-# A CNN-TDNN-F trained by LF-MMI, n-gram models of Switchboard and Fisher mixed by EM, neural language models, quantized,
-# rescoring the tests; NIST's scoring by STM and GLM. Give --corpus-dir once for each folder that holds one of LDC97S62,
-# swb_ms98_transcriptions, LDC2002S09, LDC2002T43, LDC2007S10, LDC2004T19 and LDC2005T19, whatever it is named; what
-# lies where is found by content. The result is in EXP_DIR/report.html, RESULTS.md and hub5.txt (NIST's scores).
+# A CNN-TDNN-F trained by LF-MMI on left biphones, with i-vectors and LHUC speaker adaptation; n-gram models of
+# Switchboard and Fisher mixed by EM; neural language models, quantized, rescoring the tests; NIST's scoring by STM and
+# GLM. Give --corpus-dir once for each folder that holds one of LDC97S62, swb_ms98_transcriptions, LDC2002S09,
+# LDC2002T43, LDC2007S10, LDC2004T19 and LDC2005T19, whatever it is named; what lies where is found by content.
+# The result is in EXP_DIR/report.html, RESULTS.md and hub5.txt (NIST's scores).
 set -euo pipefail
 # shellcheck source=utils/stage.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../utils/stage.sh"
 # shellcheck source=utils/stages.sh
 source "$stage_root/utils/stages.sh"
 
-partial=false
+partial=false acoustic_units=biphones ivectors=true lhuc=true
+am_options
 option partial flag "a part of the corpora will do; what is missing is told, and left out"
 need_option corpus-dir "a folder that holds LDC97S62, Hub5'00 or another part; give the option for each"
 recipe "$@"
@@ -24,7 +26,8 @@ prune=1e-7 disk=50 memory=24
 if [ "$smoke" = true ]; then
   prune=1e-4 disk=1 memory=4 lms=(lstm) systems=(lstm-2bit)
   small_am=(--fit.epochs 6 --fit.lr 0.003 --ctc_part 0.8 --max_frames 1000 --model.hidden 64 --model.bottleneck 16 --model.first_bottleneck 16
-    --model.channels "[8,8]" --model.height_strides "[2,2]" --model.strides "[1]" --model.prefinal 32)
+    --model.channels "[8,8]" --model.height_strides "[2,2]" --model.strides "[1]" --model.prefinal 32 --model.ivector_dim 8)
+  small_ivector=(--dim 8 --gaussians 8 --iterations 2)
   small_lm=(--fit.epochs 1) small_dim=(--model.dim 64 --model.layers 1)
 fi
 
@@ -37,14 +40,14 @@ fi
 sets=(dev eval2000)
 [ ! -f "$exp/data/rt03/stm" ] || sets+=(rt03)
 
-if stage 2; then make_features 0.9,1.0,1.1 --n-mels 40; fi
+if stage 2; then make_features "$speeds" --n-mels 40; fi
 
 if stage 3; then
   step ngram --in "$exp"/data/lm/{swbd,fisher,dev}.txt --out "$exp/ngram/mixed.arpa" -- mix_ngrams "$exp" swbd 4 "$prune"
   step lang --in conf/lang.yaml "$exp/data/dictionary.txt" "$exp"/data/lm/{swbd,fisher}.txt "$exp"/data/{train,dev}/text "$exp/ngram/mixed.arpa" \
     --out "$exp"/lang/{lexicon.txt,words.txt,lm.arpa,HLG.fst} \
     -- mpq lang --config conf/lang.yaml --dictionary "$exp/data/dictionary.txt" cmudict --text "$exp"/data/lm/{swbd,fisher}.txt \
-      --transcripts "$exp"/data/{train,dev}/text --arpa "$exp/ngram/mixed.arpa" --out "$exp/lang"
+      --transcripts "$exp"/data/{train,dev}/text --arpa "$exp/ngram/mixed.arpa" --out "$exp/lang" --acoustic-units "$acoustic_units"
 fi
 
 if stage 4; then train_acoustic_model; fi

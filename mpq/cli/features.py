@@ -41,19 +41,6 @@ def parse_speeds(text: str) -> tuple[float, ...]:
     return speeds
 
 
-def find_parts(folder: Path) -> list[Path]:
-    """Manifests of the parts of a corpus, train first.
-
-    Raises:
-        BadInput: there is none of train.
-    """
-    paths = sorted(folder.glob("*/cuts.jsonl.gz"), key=lambda path: (path.parent.name != "train", path))
-    parser.add_argument("--type", type=Literal["fbank", "waveform"], default="fbank", help="what a model reads")
-    if not paths or paths[0].parent.name != "train":
-        raise BadInput(f"{folder}: holds no train/cuts.jsonl.gz; give the folder that `mpq prepare` wrote")
-    return paths
-
-
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``mpq features``."""
     parser.add_argument("--cuts", type=str, metavar="MANIFEST", help="cuts.jsonl.gz to read")
@@ -75,6 +62,7 @@ def run(args: Namespace) -> None:
     out, speeds = Path(args.out), parse_speeds(args.speed)
     check_writable(out / "cuts.jsonl.gz")
     from mpq.data.features import FeatureConfig, extract
+    from mpq.data.manifests import find_parts
     from mpq.data.shar import index_shar, pack_features
 
     if args.shar is not None:

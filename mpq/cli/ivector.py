@@ -1,8 +1,10 @@
 """Train an i-vector extractor, or extract online i-vectors, which tell acoustic models about speaker and channel.
 
-Reads   features of `mpq features` (--features); to extract also an extractor (--extractor).
+Reads   features of `mpq features` (--features), or those of all parts of a folder (--data); to extract also an
+        extractor (--extractor).
 Writes  train: the extractor, a model file (--out FILE); extract: OUT/cuts.jsonl.gz, the same cuts with i-vectors, one
         every 10 frames, and OUT/ivectors.lca, their storage. `mpq train-am` and `mpq decode` take the manifest.
+        With --data, OUT/train and so on, where --history is of train only.
 
 An i-vector knows what was heard of the speaker so far, in --history utterances at most (0: all of them, in the order
 of the manifest). Training features want --history 2, as Kaldi does it, so that the model meets poor estimates too.
@@ -11,16 +13,14 @@ Examples:
   mpq ivector train --features exp/features/train/cuts.jsonl.gz --out exp/ivector.mpq --dim 100 --gaussians 512
   mpq ivector extract --extractor exp/ivector.mpq --features exp/features/train/cuts.jsonl.gz --history 2 \\
     --out exp/ivectors/train
+  mpq ivector extract --extractor exp/ivector.mpq --data exp/features --history 2 --out exp/ivectors --nj 2
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
-
-if TYPE_CHECKING:
-    from mpq.data.batches import FeatureSet
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -29,7 +29,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
     parser.add_argument("action", type=Literal["train", "extract"], help="train or extract")
     parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these options")
-    parser.add_argument("--features", type=str, required=True, metavar="MANIFEST", help="cuts with features")
+    parser.add_argument("--features", type=str, metavar="MANIFEST", help="cuts with features")
+    parser.add_argument("--data", type=str, metavar="DIR", help="extract: folder with {train,dev,...}/cuts.jsonl.gz")
     parser.add_argument("--out", type=str, required=True, metavar="PATH", help="extractor, or folder, to write")
     parser.add_argument("--extractor", type=str, metavar="FILE", help="extract: what train wrote")
     parser.add_argument("--history", type=int, default=0, help="extract: utterances that share a history; 0: all")
@@ -44,7 +45,6 @@ def run(args: Namespace) -> None:
     """Runs ``mpq ivector``."""
     from pathlib import Path
 
-    from mpq.data.batches import FeatureSet
     from mpq.io import SEEDS, BadInput, check_range, check_writable
 
     for name, interval in (("nj", "[1, 1e6]"), ("iterations", "[1, 1e6]"), ("max_utts", "[1, inf)")):
@@ -53,19 +53,22 @@ def run(args: Namespace) -> None:
     check_range("--seed", args.seed, SEEDS)
     if (args.extractor is None) == (args.action == "extract"):
         raise BadInput(f"--extractor: {args.extractor}; expected an extractor with 'extract', and none with 'train'")
+    if (args.features is None) == (args.data is None) or (args.action == "train" and args.data):
+        raise BadInput("give --features (one manifest), or with 'extract' --data (a folder of mpq features)")
     out = Path(args.out)
     check_writable(out if args.action == "train" else out / "cuts.jsonl.gz", [args.features, args.extractor])
-    features = FeatureSet(args.features, normalization="none")
-    print(f"ivector {args.action}: {_train(args, features) if args.action == 'train' else _extract(args, features)}")
+    print(f"ivector {args.action}: {_train(args) if args.action == 'train' else _extract(args)}: {args.out}")
 
 
-def _train(args: Namespace, features: FeatureSet) -> str:
+def _train(args: Namespace) -> str:
     """Trains and saves an extractor; what was done."""
     import numpy as np
     import torch
 
     from mpq.am.ivector import IvectorConfig, save_extractor, train_extractor
+    from mpq.data.batches import FeatureSet
 
+    features = FeatureSet(args.features, normalization="none")
     config = IvectorConfig(**{name: args[name] for name in IvectorConfig.__dataclass_fields__})
     chosen = np.random.default_rng(args.seed).permutation(len(features))[: args.max_utts]
     utterances = [torch.from_numpy(features.load(int(index))) for index in chosen]
@@ -73,15 +76,28 @@ def _train(args: Namespace, features: FeatureSet) -> str:
     save_extractor(args.out, extractor)
     return (
         f"dimension {config.dim}, {config.gaussians} Gaussians, {len(utterances)} utterances, "
-        f"log-likelihood of a frame {likelihoods[0]:.2f} to {likelihoods[-1]:.2f}: {args.out}"
+        f"log-likelihood of a frame {likelihoods[0]:.2f} to {likelihoods[-1]:.2f}"
     )
 
 
-def _extract(args: Namespace, features: FeatureSet) -> str:
-    """Extracts i-vectors of a set; what was done."""
+def _extract(args: Namespace) -> str:
+    """Extracts i-vectors of one set or of all; what was done."""
+    from pathlib import Path
+
     from mpq.am.ivector import load_extractor
     from mpq.am.ivector_set import extract_set
+    from mpq.data.batches import FeatureSet
+    from mpq.data.manifests import find_parts
 
     extractor = load_extractor(args.extractor)
-    n_histories = extract_set(extractor, features, args.out, args.history, args.nj)
-    return f"{len(features)} utterances in {n_histories} histories, dimension {extractor.config.dim}: {args.out}"
+    out = Path(args.out)
+    parts = [(args.features, out, args.history, "")]
+    if args.data is not None:
+        found = [(path, path.parent.name) for path in find_parts(Path(args.data))]
+        parts = [(path, out / name, args.history if name == "train" else 0, f"{name} ") for path, name in found]
+    said = []
+    for path, folder, history, name in parts:
+        features = FeatureSet(path, normalization="none")
+        n_histories = extract_set(extractor, features, folder, history, args.nj)
+        said.append(f"{name}{len(features)} utterances in {n_histories} histories")
+    return f"{'; '.join(said)}, dimension {extractor.config.dim}"

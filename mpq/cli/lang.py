@@ -3,10 +3,11 @@
 Reads   text files, one sentence a line: their words are the vocabulary of the n-gram model and of the graph. Words
         of --transcripts get pronunciations too (acoustic training needs them), and nothing else. Pronunciations
         come from --dictionary (default: CMUdict), and from espeak for words outside it unless --g2p none.
-Writes  OUT/{lexicon,phones,words}.txt, OUT/tokenizer.model (sentencepiece; not with --units 0), OUT/lm.arpa
-        (from --text, or a copy of --arpa), OUT/units.txt (what the acoustic model tells apart: --acoustic-units) and
-        OUT/HLG.fst, the graph over these units. With --only-units nothing but OUT/tokenizer.model, which is all that
-        language models for given n-best lists need.
+Writes  OUT/{lexicon,phones,words}.txt, OUT/tokenizer.model (sentencepiece units of language models; not with
+        --units 0), OUT/lm.arpa (from --text, or a copy of --arpa), OUT/units.txt (what the acoustic model tells apart:
+        --acoustic-units; sentencepiece units for it are in OUT/pieces.model) and OUT/HLG.fst, the graph over these
+        units. With --only-units nothing but OUT/tokenizer.model, which is all that language models for given n-best
+        lists need.
 
 Examples:
   mpq lang --text exp/data/lm/train.txt --transcripts exp/data/{train,dev}/text --out exp/lang \\
@@ -50,14 +51,16 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--g2p", type=str, default="espeak", help="what pronounces other words: espeak, or none")
     parser.add_argument(
         "--acoustic-units",
-        type=Literal["phones", "biphones", "pieces"],
+        type=Literal["phones", "biphones", "pieces", "letters"],
         default="phones",
-        help="what the acoustic model tells apart: phones, phones by their left neighbour, or sentencepiece units",
+        help="what the acoustic model tells apart: phones, phones by left neighbour, sentencepiece units or letters",
     )
+    parser.add_argument("--pieces", type=int, default=500, help="number of units with --acoustic-units pieces")
     parser.add_argument("--order", type=int, default=3, help="largest n of the n-gram model, 2 to 5")
     parser.add_argument("--prune", type=float, default=0.0, help="relative perplexity that an n-gram must be worth")
     parser.add_argument("--arpa", type=str, metavar="FILE", help="take this n-gram model instead of estimating one")
-    parser.add_argument("--units", type=int, default=1000, help="number of sentencepiece units; 0 for no tokenizer")
+    parser.add_argument("--units", type=int, default=1000, help="number of language model units; 0 for no tokenizer")
+    parser.add_argument("--letters", type=str, metavar="FILE", help="units.txt of mpq import-am, the model's letters")
     parser.add_argument("--only-units", action="store_true", help="make the sentencepiece units and nothing else")
 
 
@@ -75,10 +78,12 @@ def _check(args: Namespace) -> None:
     from mpq.io import BadInput
     from mpq.lang.ngram import check_ngram_options
 
+    if (args.acoustic_units == "letters") != (args.letters is not None):
+        raise BadInput("--acoustic-units letters and --letters go together: the letters of mpq import-am")
     if args.g2p not in ("espeak", "none"):
         raise BadInput(f"--g2p {args.g2p}: expected espeak or none")
-    if args.acoustic_units == "pieces" and not args.units:
-        raise BadInput("--units 0: --acoustic-units pieces needs the number of sentencepiece units")
+    if args.pieces < 1:
+        raise BadInput(f"--pieces {args.pieces}: expected the number of sentencepiece units of the acoustic model")
     if args.units < 0:
         raise BadInput(f"--units {args.units}: expected the number of units, or 0 for no tokenizer")
     if args.only_units and not args.units:
@@ -127,7 +132,7 @@ def _make_folder(args: Namespace) -> None:
     lexicon.write(out)
     units = Units(lexicon.phones, args.acoustic_units == "biphones")
     units.write(out)
-    if args.units and args.acoustic_units != "pieces":
+    if args.units:
         _tell(f"{len(lexicon)} words have pronunciations; training {args.units} sentencepiece units")
         train_tokenizer(sentences, out / "tokenizer.model", args.units)
     if args.arpa:
@@ -151,13 +156,16 @@ def _tell(what: str) -> None:
 
 def _make_lexicon(args: Namespace, words: set[str], sentences: list[list[str]]) -> tuple[Lexicon, list[str]]:
     """The lexicon, and the words that espeak pronounced."""
+    from mpq.io import read_symbols
     from mpq.lang.espeak import espeak_pronouncer
-    from mpq.lang.lexicon import build_lexicon, read_cmudict, read_dictionary, spell
+    from mpq.lang.lexicon import build_lexicon, read_cmudict, read_dictionary, spell, spell_letters
     from mpq.lang.tokenizer import train_tokenizer
 
     if args.acoustic_units == "pieces":
-        tokenizer = Path(args.out, "tokenizer.model")
-        train_tokenizer(sentences, tokenizer, args.units)
+        tokenizer = Path(args.out, "pieces.model")
+        train_tokenizer(sentences, tokenizer, args.pieces)
         return spell(words, tokenizer), []
+    if args.acoustic_units == "letters":
+        return spell_letters(words, list(read_symbols(args.letters).ids)[1:]), []
     dictionaries = [read_cmudict() if name == "cmudict" else read_dictionary(name) for name in args.dictionary]
     return build_lexicon(words, dictionaries, espeak_pronouncer() if args.g2p == "espeak" else None)

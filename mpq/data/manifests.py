@@ -180,6 +180,20 @@ def write_lines(path: Path, sentences: Iterable[Sequence[str]]) -> None:
             file.write(" ".join(words) + "\n")
 
 
+def find_parts(folder: Path) -> list[Path]:
+    """Manifests of the parts of a corpus, train first.
+
+    Raises:
+        BadInput: there is none of train.
+    """
+    paths = sorted(folder.glob("*/cuts.jsonl.gz"), key=lambda path: (path.parent.name != "train", path))
+    if not paths or paths[0].parent.name != "train":
+        raise BadInput(
+            f"{folder}: holds no train/cuts.jsonl.gz; give the folder that `mpq prepare` or `mpq features` wrote"
+        )
+    return paths
+
+
 def read_cuts(path: PathLike) -> CutSet:
     """Reads a manifest of cuts, each with one supervision that has text.
 

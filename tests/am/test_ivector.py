@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -222,6 +223,14 @@ def test_commands(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert batch.utts[0] == "u5"
     torch.testing.assert_close(batch.ivectors[0, : len(expected)], expected.float(), atol=2**-8, rtol=0)
 
+    for part in ("train", "dev"):
+        shutil.copytree(manifest.parent, tmp_path / "all" / part)
+    folder = f"--data {tmp_path}/all --history 2 --out {tmp_path}/parts"
+    assert main(f"ivector extract --extractor {tmp_path}/i.mpq {folder}".split()) == 0
+    assert "train 6 utterances in 4 histories; dev 6 utterances in 2 histories, dimension 3" in capsys.readouterr().out
+    again = FeatureSet(tmp_path / "parts" / "train" / "cuts.jsonl.gz").batch([1, 5]).ivectors
+    assert again is not None and torch.equal(again, batch.ivectors)
+
 
 @pytest.mark.parametrize(
     ("options", "says"),
@@ -230,6 +239,7 @@ def test_commands(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         ("extract --out {out}", "--extractor: None; expected an extractor"),
         ("extract --out {out} --extractor {other}", "holds a lstm model, expected an extractor from mpq ivector train"),
         ("train --out {out} --projected 141 --feature_dim 20", "projected: 141 is more than the dimension"),
+        ("train --out {out} --data x", "give --features (one manifest), or with 'extract' --data"),
         ("train --out {out} --dim 0", "dim: 0 must be at least 1"),
         ("train --out {out} --feature_dim 40 --gaussians 4", "20 bins a frame, the extractor expects 40"),
     ],

@@ -42,13 +42,15 @@ def test_lang_of_other_acoustic_units(mpq_cli: Cli, text: Path, tmp_path: Path) 
     done = mpq_cli("lang", "--text", text, "--out", "b", "--order", 2, "--units", 0, "--acoustic-units", "biphones")
     assert done.returncode == 0 and f"{40 * 39} biphones" in done.stdout, done.stderr
     assert "<s>_AA 1\n" in (tmp_path / "b" / "units.txt").read_text()
-    done = mpq_cli("lang", "--text", text, "--out", "p", "--order", 2, "--units", 40, "--acoustic-units", "pieces")
+    pieces = ("--acoustic-units", "pieces")
+    done = mpq_cli("lang", "--text", text, "--out", "p", "--order", 2, "--units", 0, "--pieces", 40, *pieces)
     assert done.returncode == 0 and "pieces, graph of" in done.stdout, done.stderr
+    assert {path.name for path in (tmp_path / "p").glob("*.model")} == {"pieces.model"}
     assert (tmp_path / "p" / "units.txt").read_bytes() == (tmp_path / "p" / "phones.txt").read_bytes()
     lexicon = dict(line.split(maxsplit=1) for line in (tmp_path / "p" / "lexicon.txt").read_text().splitlines())
     assert all("".join(pieces.split()) == "\u2581" + word for word, pieces in lexicon.items()) and len(lexicon) == 6
-    done = mpq_cli("lang", "--text", text, "--out", "q", "--units", 0, "--acoustic-units", "pieces")
-    assert "--acoustic-units pieces needs the number" in failed(done)
+    done = mpq_cli("lang", "--text", text, "--out", "q", "--pieces", 0, *pieces)
+    assert "--pieces 0: expected the number" in failed(done)
 
 
 def test_lang_of_units_only(mpq_cli: Cli, text: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from mpq.cli import features as command
 from mpq.cli.features import parse_speeds
 from mpq.data.audio import write_flac
 from mpq.data.features import FeatureConfig, extract, load_feature_cuts
-from mpq.data.manifests import Spoken, write_manifests
+from mpq.data.manifests import Spoken, find_parts, write_manifests
 from mpq.io import BadInput, PathLike
 
 LILCOM = 2.0**-5  # half a step of the storage is the largest rounding error, in natural-log units
@@ -191,7 +191,7 @@ def test_command_on_a_prepared_folder(tmp_path: Path, cuts_path: Path, mpq_cli) 
     sizes = [len(load_feature_cuts(tmp_path / "f" / part / "cuts.jsonl.gz")) for part in ("train", "dev", "eval-2")]
     assert sizes == [24, 12, 12]
     with pytest.raises(BadInput, match="holds no train/cuts"):
-        command.find_parts(tmp_path / "f" / "dev")
+        find_parts(tmp_path / "f" / "dev")
 
 
 def test_telephone_speech(tmp_path: Path) -> None:
