@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mpq.score.ablation import AblationRow, ablation_table
 from mpq.score.align import Pair, align
 from mpq.score.bootstrap import bootstrap_interval
 from mpq.score.ctm import TimedWord, read_ctm, write_ctm
@@ -30,6 +31,7 @@ from mpq.score.wer import (
 from mpq.score.writing import warn_writing
 
 __all__ = [
+    "AblationRow",
     "Curves",
     "Glm",
     "MapssweResult",
@@ -44,6 +46,7 @@ __all__ = [
     "TimedSet",
     "TimedWord",
     "WerResult",
+    "ablation_table",
     "align",
     "align_all",
     "align_segments",

@@ -78,9 +78,13 @@ def mapsswe_aligned(alignments: Iterable[tuple[Sequence[Pair], Sequence[Pair]]])
     """
     segments = [segment for a, b in alignments for segment in _segments(a, b)]
     words, errors_a, errors_b = (sum(column) for column in zip((0, 0, 0), *segments, strict=True))
-    mean, std, z = _z_statistic([a - b for _, a, b in segments])
-    p = math.erfc(abs(z) / math.sqrt(2))
-    return MapssweResult(len(segments), words, errors_a, errors_b, mean, std, z, p)
+    return MapssweResult(len(segments), words, errors_a, errors_b, *matched_pairs([a - b for _, a, b in segments]))
+
+
+def matched_pairs(differences: Sequence[int]) -> tuple[float, float, float, float]:
+    """Mean, standard deviation and Z of differences between two systems, and two-sided p."""
+    mean, std, z = _z_statistic(differences)
+    return mean, std, z, math.erfc(abs(z) / math.sqrt(2))
 
 
 def _segments(a: Sequence[Pair], b: Sequence[Pair]) -> Iterator[tuple[int, int, int]]:
