@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from jsonargparse import Namespace
 
 from mpq.cli._parser import Parser, did_you_mean
-from mpq.io import BadInput
+from mpq.io import BadInput, hash_config
 
 if TYPE_CHECKING:
+    from mpq.am import AcousticModel
     from mpq.train.lm import QuantTrainConfig
+    from mpq.train.quant_am import AmData, QuantAmConfig
 
 Config = TypeVar("Config")
 
@@ -53,10 +55,41 @@ def make_options(name: str, given: Mapping[str, Any], kinds: Mapping[str, type[C
 
 def quant_train_config(args: Namespace) -> QuantTrainConfig:
     """The options of quantized training; `args` may hold others besides."""
-    from mpq.train.admm import AdmmConfig
     from mpq.train.lm import QuantTrainConfig
-    from mpq.train.loop import FitConfig
 
     options = {name: args[name] for name in QuantTrainConfig.__dataclass_fields__}
-    parts = {"fit": FitConfig(**args.fit.as_dict()), "admm": AdmmConfig(**args.admm.as_dict())}
-    return QuantTrainConfig(**{**options, **parts})
+    return QuantTrainConfig(**{**options, **_training(args)})
+
+
+def quant_am_config(args: Namespace) -> QuantAmConfig:
+    """The same for acoustic models."""
+    from mpq.train.quant_am import QuantAmConfig
+
+    options = {name: args[name] for name in QuantAmConfig.__dataclass_fields__}
+    return QuantAmConfig(**{**options, **_training(args)})
+
+
+def _training(args: Namespace) -> dict[str, Any]:
+    """The groups that both have."""
+    from mpq.train.admm import AdmmConfig
+    from mpq.train.loop import FitConfig
+
+    return {"fit": FitConfig(**args.fit.as_dict()), "admm": AdmmConfig(**args.admm.as_dict())}
+
+
+def am_data(model: AcousticModel, train: str, dev: str, lang: str) -> AmData:
+    """What an acoustic model is trained on: manifests of features, normalized as it wants, and a folder of mpq lang."""
+    from pathlib import Path
+
+    from mpq.data.batches import FeatureSet
+    from mpq.fst.units import read_units
+    from mpq.io import sha256_file
+    from mpq.lang.lexicon import read_lexicon
+    from mpq.train.quant_am import AmData
+
+    lexicon = read_lexicon(Path(lang))
+    units = read_units(lang, lexicon.phones)
+    prons = {word: lexicon.pronunciations(word) for word in lexicon.words}
+    key = {"manifests": [sha256_file(train), sha256_file(dev)], "units": units.names, "lexicon": hash_config(prons)}
+    first, second = (FeatureSet(path, model.normalization) for path in (train, dev))
+    return AmData(first, second, lexicon, units, key)

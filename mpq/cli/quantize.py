@@ -1,8 +1,11 @@
-"""Quantize a language model: round its weights, or train it quantized, and write it packed.
+"""Quantize a language model or an acoustic model: round its weights, or train it quantized, and write it packed.
 
-Reads   a float model from `mpq train-lm` (its units beside it); bits for every weight matrix, one number (--bits)
-        or a plan from `mpq search` (--plan); to train, the text, and a YAML file that says how.
-Writes  OUT.mpq, packed, and a copy of the units beside it; where it trains, checkpoints and logs in OUT.train/.
+Reads   a float model from `mpq train-lm` (its units beside it) or `mpq train-am`; bits for every weight matrix, one
+        number (--bits) or a plan (--plan); to train, a YAML file that says how, and
+        language models: text (--text, and held out --dev);
+        acoustic models: features (--features, and held out --dev) and the folder of `mpq lang` (--lang).
+Writes  OUT.mpq, packed (and a copy of a language model's units beside it); where it trains, checkpoints and logs in
+        OUT.train/.
 
 --train none rounds to nearest (post-training quantization); --train ste trains with the straight-through estimator
 from the float model, whose forward pass is the integer arithmetic of serving; --train admm trains float weights that
@@ -13,6 +16,8 @@ Examples:
   mpq quantize --model exp/lm/lstm/model.mpq --bits 8 --train none --out lstm-8.mpq
   mpq quantize --model exp/lm/lstm/model.mpq --bits 2 --train ste --text train.txt --dev dev.txt \\
     --config conf/quantize.yaml --out exp/quant/lstm-2/model.mpq
+  mpq quantize --model exp/am/model.mpq --bits 4 --train ste --features exp/features/train/cuts.jsonl.gz \\
+    --dev exp/features/dev/cuts.jsonl.gz --lang exp/lang --out exp/quant/am-4/model.mpq
 """
 
 from __future__ import annotations
@@ -22,60 +27,72 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from mpq.am import AcousticModel
     from mpq.lm import LanguageModel, LoadedLm
     from mpq.quant import BitPlan
     from mpq.train.lm import LmTexts
+    from mpq.train.quant_am import AmData
+
+_FOR_LMS = ("text", "tokenizer", "cache")
+_FOR_AMS = ("features", "lang")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``mpq quantize``."""
     from mpq.train.lm import QuantTrainConfig
+    from mpq.train.quant_am import QuantAmConfig
 
     parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these options")
     parser.add_argument("--model", "--lm", type=str, required=True, metavar="FILE", help="float model, or its folder")
     parser.add_argument("--bits", type=int, metavar="N", help="bits of every weight, 1 to 8")
     parser.add_argument("--plan", type=str, metavar="YAML", help="bits of each weight matrix, instead of --bits")
     parser.add_argument("--train", type=Literal["none", "ste", "admm"], default="none", help="how to train")
-    parser.add_argument("--text", type=str, metavar="FILE", help="training text, for --train ste and admm")
-    parser.add_argument("--dev", type=str, metavar="FILE", help="held-out text; needed to train")
-    parser.add_argument("--tokenizer", type=str, metavar="FILE", help="the model's units (default: beside the model)")
+    parser.add_argument("--text", type=str, metavar="FILE", help="language models: training text, to train")
+    parser.add_argument("--features", type=str, metavar="MANIFEST", help="acoustic models: training features, to train")
+    parser.add_argument("--dev", type=str, metavar="FILE", help="held-out text or features; needed to train")
+    parser.add_argument("--lang", type=str, metavar="DIR", help="acoustic models: folder of mpq lang; with --dev")
+    parser.add_argument("--tokenizer", type=str, metavar="FILE", help="a language model's units (default: beside it)")
     parser.add_argument("--out", type=str, required=True, metavar="FILE", help="packed model to write")
     parser.add_argument("--cache", type=str, metavar="DIR", help="for tokenized text (default: DIR of --dev/units)")
     parser.add_argument("--scale", type=str, default="row", help="with --bits: one for each row, matrix, or N columns")
     parser.add_argument("--table", type=Literal["uniform", "pow2"], default="uniform", help="with --bits: the levels")
+    parser.add_argument("--a-bits", type=Literal[4, 8, 32], default=8, help="with --bits: bits of the activations")
     parser.add_class_arguments(QuantTrainConfig)
+    parser.add_class_arguments(QuantAmConfig, skip=set(QuantTrainConfig.__dataclass_fields__))
 
 
 def run(args: Namespace) -> None:
     """Runs ``mpq quantize``."""
-    from pathlib import Path
-
+    from mpq.am import CONFIGS
     from mpq.io import check_writable
-    from mpq.lm import load_float_lm, load_lm, perplexity, save_lm
-    from mpq.quant import model_path, quantize_model
-    from mpq.train.lm import LmTexts
+    from mpq.quant import model_path, read_model_file
+    from mpq.quant.report import describe
 
-    check_writable(args.out, [model_path(args.model), args.plan, args.text, args.dev])
-    lm = load_float_lm(args.model, args.tokenizer)
-    plan = _plan(args, lm)
-    texts = None
-    if args.dev:
-        cache = args.cache or Path(args.dev).parent / "units"
-        texts = LmTexts.open(args.text or args.dev, args.dev, lm.tokenizer, cache)
-    before = perplexity(lm.model, texts.dev).value if texts else None
-    model = _train(args, lm, plan, texts) if args.train != "none" else quantize_model(lm.model, plan)
-    after = perplexity(model.eval(), texts.dev).value if texts else None
-    figures = {"perplexity": round(after, 2)} if after else {}
-    save_lm(args.out, model, lm.tokenizer, plan, {"train": args.train, **figures})
-    packed = load_lm(args.out)
-    change = f", perplexity {before:.2f} -> {after:.2f}" if before and after else ""
+    check_writable(args.out, [model_path(args.model), args.plan, args.text, args.features, args.dev])
+    arch = read_model_file(args.model).arch
+    is_acoustic = arch in CONFIGS
+    _check_kind(args, arch, is_acoustic)
+    change = _quantize_am(args) if is_acoustic else _quantize_lm(args)
+    report = describe(read_model_file(args.out))
     print(
-        f"quantize: {8 * packed.n_bytes / packed.n_parameters:.2f} bits a parameter, {packed.n_bytes} bytes, "
-        f"{packed.ratio:.2f} times smaller than float32{change}: {args.out}"
+        f"quantize: {report['bits_per_parameter']:.2f} bits a parameter, {report['bytes']} bytes, "
+        f"{report['ratio']:.2f} times smaller than float32{change}: {args.out}"
     )
 
 
-def _plan(args: Namespace, lm: LoadedLm) -> BitPlan:
+def _check_kind(args: Namespace, arch: str, is_acoustic: bool) -> None:
+    """See that no option is of the other kind of model."""
+    from mpq.io import BadInput
+
+    kind, needs = ("an acoustic", "--features, --dev and --lang") if is_acoustic else ("a language", "--text and --dev")
+    for name in _FOR_LMS if is_acoustic else _FOR_AMS:
+        if args[name] is not None:
+            raise BadInput(f"--{name}: {args.model} is {kind} model ({arch}); it is trained with {needs}")
+
+
+def _plan(args: Namespace, model: nn.Module) -> BitPlan:
     """The plan of --plan, or the same --bits everywhere."""
     from mpq.io import BadInput
     from mpq.quant import quantizable, read_plan, uniform_plan
@@ -84,14 +101,36 @@ def _plan(args: Namespace, lm: LoadedLm) -> BitPlan:
         raise BadInput("give the bits of the weights by --bits or by --plan, one of the two")
     if args.plan is None:
         scale = int(args.scale) if args.scale.isdecimal() else args.scale
-        plan = uniform_plan(lm.model, args.bits, scale=scale, table=args.table)
+        plan = uniform_plan(model, args.bits, scale=scale, table=args.table, a_bits=args.a_bits)
     else:
         plan = read_plan(args.plan)
-    plan.check(quantizable(lm.model), args.plan or "--bits and --scale")
+    plan.check(quantizable(model), args.plan or "--bits and --scale")
     return plan
 
 
-def _train(args: Namespace, lm: LoadedLm, plan: BitPlan, texts: LmTexts | None) -> LanguageModel:
+def _quantize_lm(args: Namespace) -> str:
+    """Writes a quantized language model; what has become of its perplexity."""
+    from pathlib import Path
+
+    from mpq.lm import load_float_lm, perplexity, save_lm
+    from mpq.quant import quantize_model
+    from mpq.train.lm import LmTexts
+
+    lm = load_float_lm(args.model, args.tokenizer)
+    plan = _plan(args, lm.model)
+    texts = None
+    if args.dev:
+        cache = args.cache or Path(args.dev).parent / "units"
+        texts = LmTexts.open(args.text or args.dev, args.dev, lm.tokenizer, cache)
+    before = perplexity(lm.model, texts.dev).value if texts else None
+    model = _train_lm(args, lm, plan, texts) if args.train != "none" else quantize_model(lm.model, plan)
+    after = perplexity(model.eval(), texts.dev).value if texts else None
+    figures = {"perplexity": round(after, 2)} if after else {}
+    save_lm(args.out, model, lm.tokenizer, plan, {"train": args.train, **figures})
+    return f", perplexity {before:.2f} -> {after:.2f}" if before and after else ""
+
+
+def _train_lm(args: Namespace, lm: LoadedLm, plan: BitPlan, texts: LmTexts | None) -> LanguageModel:
     """Straight-through training, or ADMM."""
     from mpq.cli._options import quant_train_config
     from mpq.io import BadInput, sha256_file
@@ -103,3 +142,48 @@ def _train(args: Namespace, lm: LoadedLm, plan: BitPlan, texts: LmTexts | None) 
     config = quant_train_config(args)
     key = sha256_file(model_path(args.model))
     return train_quantized_lm(lm, plan, config, texts, f"{args.out}.train", key, args.train)[0]
+
+
+def _quantize_am(args: Namespace) -> str:
+    """Writes a quantized acoustic model; what has become of its loss."""
+    from mpq.am.model import load_float_am, save_am
+    from mpq.cli._options import quant_am_config
+    from mpq.io import BadInput, sha256_file
+    from mpq.quant import model_path, quantize_model, read_model_file
+    from mpq.train.quant_am import dev_loss, train_quantized_am
+
+    model = load_float_am(args.model)
+    plan = _plan(args, model)
+    config = quant_am_config(args)
+    if args.train != "none" and not (args.features and args.dev and args.lang):
+        raise BadInput(f"--train {args.train} needs training features (--features), held-out ones (--dev) and --lang")
+    data = _am_data(args, model)
+    before = dev_loss(model, config, data) if data else None
+    if args.train == "none":
+        quantize_model(model, plan)
+    else:
+        assert data is not None
+        key = sha256_file(model_path(args.model))
+        model = train_quantized_am(model, plan, config, data, f"{args.out}.train", key, args.train)[0]
+    after = dev_loss(model, config, data) if data else None
+    figures = {"dev_loss": round(after, 4)} if after is not None else {}
+    units = read_model_file(args.model).config["phones"]
+    save_am(args.out, model, units, {"train": args.train, **figures}, plan)
+    return f", LF-MMI loss {before:.4f} -> {after:.4f} per frame" if data else ""
+
+
+def _am_data(args: Namespace, model: AcousticModel) -> AmData | None:
+    """The features and the lexicon, if they were named."""
+    from mpq.am.model import units_hash
+    from mpq.cli._options import am_data
+    from mpq.io import BadInput
+    from mpq.quant import read_model_file
+
+    if not args.dev or not args.lang:
+        return None
+    data = am_data(model, args.features or args.dev, args.dev, args.lang)
+    if units_hash(data.units.names) != read_model_file(args.model).vocab_hash:
+        raise BadInput(
+            f"--lang {args.lang}: its {len(data.units)} units are not those that {args.model} was trained for"
+        )
+    return data

@@ -35,7 +35,8 @@ def describe(model_file: ModelFile) -> dict[str, Any]:
         for name, tensor in model_file.float_tensors().items()
         if name not in model_file.shapes
     ]
-    n_parameters = sum(map(prod, model_file.shapes.values())) + sum(tensors[r["name"]].numel() for r in residue)
+    n_residue = sum(tensors[row["name"]].numel() for row in residue)
+    n_parameters = sum(map(prod, model_file.shapes.values())) + n_residue
     return {
         "file": model_file.path,
         "arch": model_file.arch,
@@ -46,6 +47,8 @@ def describe(model_file: ModelFile) -> dict[str, Any]:
         "vocab_hash": model_file.vocab_hash,
         "layers": layers,
         "residue": residue,
+        "residue_parameters": n_residue,
+        "residue_bytes": sum(row["bytes"] for row in residue),
         "header_bytes": model_file.n_bytes - sum(tensor.nbytes for tensor in tensors.values()),
         "average_bits": plan.average_bits(model_file.shapes),
         "parameters": n_parameters,
@@ -74,6 +77,11 @@ def render(report: dict[str, Any]) -> str:
         cells = [row[0].ljust(widths[0])]
         cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         lines.append("  ".join(cells).rstrip())
+    share, n_bytes = report["residue_parameters"] / report["parameters"], report["residue_bytes"]
+    lines.append(
+        f"float residue: {report['residue_parameters']:,} parameters ({share:.2%}) in {n_bytes:,} bytes, "
+        f"{n_bytes / report['bytes']:.2%} of the file"
+    )
     lines.append(
         f"{report['file']}: {report['parameters']:,} parameters in {report['bytes']:,} bytes: "
         f"{report['bits_per_parameter']:.2f} bits per parameter, {report['ratio']:.2f} times below float32"
