@@ -109,17 +109,21 @@ class HubertConfig(Wav2Vec2Config):
     """Size of a HuBERT model and how it is trained, as of wav2vec 2.0."""
 
 
-_WIDE: dict[str, Any] = {"dim": 1024, "layers": 24, "heads": 16, "feed_forward": 4096}
+_BASE: dict[str, Any] = {
+    "dim": 768, "layers": 12, "heads": 12, "feed_forward": 3072, "conv_norm": "group_norm", "conv_bias": False,
+    "normalize": False, "norm_first": False,
+}  # fmt: skip
+_LARGE: dict[str, Any] = {**_BASE, "dim": 1024, "layers": 24, "heads": 16, "feed_forward": 4096}
 _LONG: dict[str, Any] = {"conv_norm": "layer_norm", "normalize": True, "norm_first": True, "attention_dropout": 0.0}
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
-    "wav2vec2-base": ("wav2vec2", {}),
-    "wav2vec2-large": ("wav2vec2", _WIDE),
-    "wav2vec2-large-lv60k": ("wav2vec2", {**_WIDE, **_LONG, "conv_bias": True}),
-    "hubert-base": ("hubert", {}),
-    "hubert-large": ("hubert", {**_WIDE, **_LONG}),
-    "hubert-xlarge": ("hubert", {**_LONG, "dim": 1280, "layers": 48, "heads": 16, "feed_forward": 5120}),
+    "wav2vec2-base": ("wav2vec2", _BASE),
+    "wav2vec2-large": ("wav2vec2", _LARGE),
+    "wav2vec2-large-lv60k": ("wav2vec2", {**_LARGE, **_LONG, "conv_bias": True}),
+    "hubert-base": ("hubert", _BASE),
+    "hubert-large": ("hubert", {**_LARGE, **_LONG}),
+    "hubert-xlarge": ("hubert", {**_LARGE, **_LONG, "dim": 1280, "layers": 48, "feed_forward": 5120}),
 }
-"""Published sizes by name: architecture, and the options in which it differs from the base model."""
+"""Published sizes by name: architecture, and sizes."""
 
 
 class SslModel(AcousticModel):
@@ -132,17 +136,28 @@ class SslModel(AcousticModel):
         n_outputs: units plus the blank, which is unit 0.
     """
 
+    normalization = "none"  # of waveforms the layers take care
+
     def __init__(self, config: Wav2Vec2Config, n_outputs: int) -> None:
         super().__init__(SAMPLES, 0, n_outputs, (config.layers, config.dim))
         self.config = config
         self.subsampling = math.prod(config.conv_strides) // SAMPLES
         self.feature_extractor, self.encoder = _torchaudio_layers(config)
         self.mask_embedding = nn.Parameter(torch.empty(config.dim))
-        nn.init.uniform_(self.mask_embedding)
-        if config.filterbank:
-            _set_filterbank(self.feature_extractor.conv_layers[0].conv.weight)
+        self._initialize()
         self.feature_extractor.requires_grad_(not config.freeze_extractor)
         self.output = self.make_output()
+
+    def _initialize(self) -> None:
+        """Random weights as fairseq draws them: torch's own would let the signal die away in the extractor."""
+        nn.init.uniform_(self.mask_embedding)
+        for layer in self.feature_extractor.conv_layers:
+            nn.init.kaiming_normal_(layer.conv.weight)
+        if self.config.filterbank:
+            _set_filterbank(self.feature_extractor.conv_layers[0].conv.weight)
+        position = self.encoder.transformer.pos_conv_embed.conv
+        nn.init.normal_(position.weight, std=math.sqrt(4 / (self.config.position_kernel * self.config.dim)))
+        nn.init.zeros_(position.bias)
 
     def make_output(self) -> nn.Module:
         """One linear layer."""

@@ -11,7 +11,8 @@ from mpq.cli._parser import Parser, did_you_mean
 from mpq.io import BadInput, hash_config
 
 if TYPE_CHECKING:
-    from mpq.am import AcousticModel
+    from mpq.am import AcousticModel, ModelConfig
+    from mpq.am.checkpoint import Checkpoint
     from mpq.train.lm import QuantTrainConfig
     from mpq.train.quant_am import AmData, QuantAmConfig
 
@@ -51,6 +52,25 @@ def make_options(name: str, given: Mapping[str, Any], kinds: Mapping[str, type[C
     parser.add_class_arguments(kinds[chosen])
     values = parser.parse_object({key: value for key, value in given.items() if key != kind})
     return kinds[chosen](**values.as_dict())
+
+
+def am_config(given: Mapping[str, Any], checkpoint: Checkpoint | None = None) -> ModelConfig:
+    """Architecture and size of an acoustic model: those of a checkpoint, and what is given besides.
+
+    Raises:
+        BadInput: no such architecture or option, or another architecture than the checkpoint's.
+    """
+    from mpq.am import CONFIGS, expand_preset
+
+    given = expand_preset(given)
+    if checkpoint is not None:
+        found = checkpoint.options.get("arch", given.get("arch"))
+        if found is None:
+            raise BadInput(f"{checkpoint.path}: does not tell its size; give it, such as --model.arch wav2vec2-base")
+        if given.setdefault("arch", found) != found:
+            raise BadInput(f"{checkpoint.path}: a {found} model, but model: arch is {given['arch']}; leave arch out")
+        given = {**checkpoint.options, **given}
+    return make_options("model", given, CONFIGS, "arch")
 
 
 def quant_train_config(args: Namespace) -> QuantTrainConfig:

@@ -48,10 +48,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--shar", type=str, metavar="DIR", help="Shar folder of features, made by --pack")
     parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--pack", action="store_true", help="pack features into a Shar folder")
+    parser.add_argument("--type", type=Literal["fbank", "waveform"], default="fbank", help="what a model reads")
     parser.add_argument("--speed", type=str, default="1.0", help="speed factors, separated by commas")
     parser.add_argument("--n-mels", type=int, default=80, help="number of mel filters of --type fbank")
     parser.add_argument("--nj", type=int, default=2, help="number of processes")
-    from mpq.data.waveform import refer_to_audio
 
 
 def run(args: Namespace) -> None:
@@ -64,6 +64,7 @@ def run(args: Namespace) -> None:
     from mpq.data.features import FeatureConfig, extract
     from mpq.data.manifests import find_parts
     from mpq.data.shar import index_shar, pack_features
+    from mpq.data.waveform import refer_to_audio
 
     if args.shar is not None:
         print(f"features: {index_shar(args.shar, out / 'cuts.jsonl.gz')}: {out}")

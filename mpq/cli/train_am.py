@@ -6,10 +6,15 @@ Writes  OUT/model.mpq, the epoch with the lowest LF-MMI loss on the held-out fea
         OUT/tensorboard and OUT/checkpoint.pt. A killed run continues at its last finished epoch.
 
 `model` in the YAML file is a group like {arch: cnn-tdnnf, hidden: 512}; on the command line: --model.hidden 512.
-Published sizes of wav2vec2 and hubert: {arch: wav2vec2-base}, -large, -large-lv60k, {arch: hubert-base}, -large, -xlarge.
+Published sizes are archs too: wav2vec2-base, wav2vec2-large, wav2vec2-large-lv60k, hubert-base, hubert-large,
+hubert-xlarge. With --checkpoint the sizes are the checkpoint's, and need not be given: a bundle of torchaudio.pipelines
+by name (its file is taken from torch hub's cache), a file of torchaudio's format, a folder of the Hugging Face
+format, or a model.mpq.
 
-Example:
+Examples:
   mpq train-am --config conf/am.yaml --train exp/features/train/cuts.jsonl.gz \\
+    --dev exp/features/dev/cuts.jsonl.gz --lang exp/lang --out exp/am
+  mpq train-am --config conf/am_ssl.yaml --checkpoint HUBERT_LARGE --train exp/features/train/cuts.jsonl.gz \\
     --dev exp/features/dev/cuts.jsonl.gz --lang exp/lang --out exp/am
 """
 
@@ -30,6 +35,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--dev", type=str, required=True, metavar="MANIFEST", help="held-out features")
     parser.add_argument("--lang", type=str, required=True, metavar="DIR", help="folder made by mpq lang")
     parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--checkpoint", type=str, metavar="NAME", help="initial weights: bundle, file or folder")
     parser.add_class_arguments(AmConfig, skip={"model"})
     options = "; ".join(f"{arch}: {', '.join(kind.__dataclass_fields__)}" for arch, kind in CONFIGS.items())
     parser.add_argument(
@@ -42,12 +48,15 @@ def run(args: Namespace) -> None:
     import time
     from pathlib import Path
 
-    from mpq.am import CONFIGS, expand_preset, save_am
-    from mpq.cli._options import make_options
+    import torch
+
+    from mpq.am import save_am
+    from mpq.am.checkpoint import initial_am, read_checkpoint
+    from mpq.cli._options import am_config
     from mpq.data.batches import FeatureSet, SpecAugment
     from mpq.fst.backend import check_backend
     from mpq.fst.units import read_units
-    from mpq.io import check_writable
+    from mpq.io import check_writable, sha256_file
     from mpq.lang.lexicon import read_lexicon
     from mpq.train.am import AmConfig, AmTask, run_key
     from mpq.train.loop import FitConfig, fit
@@ -55,7 +64,8 @@ def run(args: Namespace) -> None:
     check_writable(Path(args.out, "model.mpq"))
     started = time.monotonic(), time.process_time()
     options = {name: args[name] for name in AmConfig.__dataclass_fields__}
-    options["model"] = make_options("model", expand_preset(args.model), CONFIGS, "arch")
+    checkpoint = None if args.checkpoint is None else read_checkpoint(args.checkpoint)
+    options["model"] = am_config(args.model, checkpoint)
     options["fit"] = FitConfig(**args.fit.as_dict())
     options["masks"] = SpecAugment(**args.masks.as_dict())
     config = AmConfig(**options)
@@ -63,8 +73,12 @@ def run(args: Namespace) -> None:
     lexicon = read_lexicon(Path(args.lang))
     units = read_units(args.lang, lexicon.phones)
     train, dev = (FeatureSet(path, config.normalization) for path in (args.train, args.dev))
-    task = AmTask(config, train, dev, lexicon, units)
-    key = run_key(config, [args.train, args.dev], lexicon, units)
+    acoustic, key = None, run_key(config, [args.train, args.dev], lexicon, units)
+    if checkpoint is not None:
+        torch.manual_seed(config.fit.seed)  # of the classifier
+        acoustic = initial_am(config.model, units.names, checkpoint)
+        acoustic.normalization, key["checkpoint"] = train.normalization, sha256_file(checkpoint.path)
+    task = AmTask(config, train, dev, lexicon, units, acoustic)
     result = fit(task, config.fit, args.out, task.plugins, key)
     figures = {"dev_loss": round(result.best["loss"], 4), "epoch": result.best_epoch}
     path = Path(args.out) / "model.mpq"

@@ -201,3 +201,25 @@ def spell(words: Iterable[str], tokenizer: PathLike) -> Lexicon:
         raise BadInput(f"{tokenizer}: its units cannot spell {len(missing)} words: {shown}; train it on their letters")
     pieces = [units.id_to_piece(i) for i in range(units.piece_size()) if i not in special]
     return Lexicon({word: [[units.id_to_piece(i) for i in ids]] for word, ids in spelled.items()}, pieces)
+
+
+def spell_letters(words: Iterable[str], letters: Sequence[str]) -> Lexicon:
+    """A lexicon of words as they are spelled in the letters of a model, which take the place of phones.
+
+    Args:
+        words: the vocabulary.
+        letters: in the order of the model's outputs, all in capitals or none; `|`, if it is one, ends every word.
+
+    Raises:
+        BadInput: words with other letters, named.
+    """
+    known, end = set(letters), ["|"] if "|" in letters else []
+    capitals = not any(letter != letter.upper() for letter in letters)
+    spelled = {word: list(word.upper() if capitals else word.lower()) for word in sorted(set(words))}
+    missing = [word for word, spelling in spelled.items() if not known.issuperset(spelling)]
+    if missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise BadInput(
+            f"{len(missing)} words have letters that the model does not know: {shown}; write or remove them otherwise"
+        )
+    return Lexicon({word: [spelling + end] for word, spelling in spelled.items()}, letters)

@@ -1,0 +1,50 @@
+"""Turn a published, fine-tuned wav2vec 2.0 or HuBERT model into an acoustic model of this project.
+
+Reads   a bundle of torchaudio.pipelines by name (its file is taken from torch hub's cache), a file of torchaudio's
+        format (with --model, such as --model.arch wav2vec2-base, where its name does not tell its size), or a folder
+        of the Hugging Face format: config.json, vocab.json, model.safetensors or pytorch_model.bin.
+Writes  OUT/model.mpq, which all commands take that take what `mpq train-am` writes; OUT/units.txt, its letters, for
+        the graph: `mpq lang --acoustic-units letters --letters OUT/units.txt`.
+A model that was not fine-tuned has no letters: give it to `mpq train-am --checkpoint`.
+
+Example:
+  mpq import-am --checkpoint HUBERT_ASR_LARGE --out exp/am
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the options of ``mpq import-am``."""
+    parser.add_argument("--checkpoint", type=str, required=True, metavar="NAME", help="bundle, file or folder")
+    parser.add_argument("--model", type=dict[str, Any], default={}, help="arch and sizes, as of mpq train-am")
+    parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder to write")
+
+
+def run(args: Namespace) -> None:
+    """Runs ``mpq import-am``."""
+    from pathlib import Path
+
+    from mpq.am import save_am
+    from mpq.am.checkpoint import initial_am, read_checkpoint
+    from mpq.cli._options import am_config
+    from mpq.fst.units import Units
+    from mpq.io import BadInput, check_writable
+
+    path = Path(args.out, "model.mpq")
+    check_writable(path)
+    checkpoint = read_checkpoint(args.checkpoint)
+    config = am_config(args.model, checkpoint)
+    if not checkpoint.labels:
+        raise BadInput(
+            f"{checkpoint.path}: no classifier of known units; train one by mpq train-am --checkpoint {args.checkpoint}"
+        )
+    model = initial_am(config, checkpoint.labels, checkpoint)
+    save_am(path, model, checkpoint.labels)
+    Units(checkpoint.labels).write(args.out)
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    print(f"import-am: {millions:.1f} million parameters, {len(checkpoint.labels)} units: {path}")
