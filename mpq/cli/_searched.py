@@ -12,7 +12,6 @@ from jsonargparse import Namespace
 if TYPE_CHECKING:
     from torch import nn
 
-    from mpq.fst.units import Units
     from mpq.lm import LoadedLm
     from mpq.search import SearchData
 
@@ -58,11 +57,11 @@ def load_searched(args: Namespace) -> Searched:
     Raises:
         BadInput: quantized already, neither kind, or options of the other kind.
     """
-    from mpq.am import CONFIGS, load_am
+    from mpq.am import CONFIGS
+    from mpq.am.model import load_float_am
     from mpq.io import BadInput
     from mpq.lm import load_float_lm
     from mpq.quant import model_path, read_model_file
-    from mpq.quant.plan import FLOAT_BITS
 
     stored = read_model_file(model_path(args.model))
     is_acoustic = stored.arch in CONFIGS
@@ -73,9 +72,7 @@ def load_searched(args: Namespace) -> Searched:
     if not is_acoustic:
         lm = load_float_lm(args.model, args.tokenizer)
         return Searched("language", lm.model, lm)
-    if set(stored.plan.bits.values()) != {FLOAT_BITS}:
-        raise BadInput(f"{args.model}: is quantized already; give the float model that mpq train-am wrote")
-    return Searched("acoustic", load_am(args.model), units=tuple(stored.config["phones"]))
+    return Searched("acoustic", load_float_am(args.model), units=tuple(stored.config["phones"]))
 
 
 def inputs_key(args: Namespace, searched: Searched) -> dict[str, Any]:
@@ -114,34 +111,25 @@ def open_data(args: Namespace, searched: Searched) -> SearchData:
 
 def _am_data(args: Namespace, searched: Searched) -> SearchData:
     from mpq.am import AcousticModel
+    from mpq.am.model import units_hash
+    from mpq.cli._options import am_data
     from mpq.data.batches import FeatureSet
-    from mpq.fst.units import read_units
     from mpq.io import BadInput
-    from mpq.lang.lexicon import read_lexicon
     from mpq.search import AmSearchData
     from mpq.train.am import AmConfig, AmTask
 
     model = searched.model
     assert isinstance(model, AcousticModel)
-    dev = FeatureSet(args.dev)
     if args.method not in WITH_LOSS:
-        return AmSearchData(model, dev)
+        return AmSearchData(model, FeatureSet(args.dev, model.normalization))
     for name in AM_ONLY:
         if not args[name]:
             raise BadInput(f"--method {args.method} looks at the model's loss: it needs --{name}")
-    lexicon = read_lexicon(Path(args.lang))
-    units = read_units(args.lang, lexicon.phones)
-    _check_units(args, searched, units)
-    config = AmConfig(model=model.config, phone_order=args.phone_order)
-    train = FeatureSet(args.features)
-    return AmSearchData(model, dev, AmTask(config, train, dev, lexicon, units, model), ctc=args.loss == "ctc")
-
-
-def _check_units(args: Namespace, searched: Searched, units: Units) -> None:
-    from mpq.io import BadInput
-
-    if tuple(units.names) != searched.units:
+    data = am_data(model, args.features, args.dev, args.lang)
+    if units_hash(data.units.names) != units_hash(searched.units):
         raise BadInput(
-            f"{args.lang}: its {len(units)} units are not the {len(searched.units)} that {args.model} was trained for; "
-            "give the lang folder it was trained with"
+            f"--lang {args.lang}: its {len(data.units)} units are not those that {args.model} was trained for"
         )
+    config = AmConfig(model=model.config, phone_order=args.phone_order)
+    task = AmTask(config, data.train, data.dev, data.lexicon, data.units, model)
+    return AmSearchData(model, data.dev, task, ctc=args.loss == "ctc")

@@ -10,7 +10,7 @@ Writes  OUT.mpq, packed (and a copy of a language model's units beside it); wher
 --train none rounds to nearest (post-training quantization); --train ste trains with the straight-through estimator
 from the float model, whose forward pass is the integer arithmetic of serving; --train admm trains float weights that
 are pulled towards quantized ones ever more firmly (--admm options), and keeps the quantized ones. --scratch true starts
-from random weights.
+from random weights, --init FILE from those of that file, such as a one-stage search of `mpq search` leaves.
 
 Examples:
   mpq quantize --model exp/lm/lstm/model.mpq --bits 8 --train none --out lstm-8.mpq
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from mpq.am import AcousticModel
     from mpq.lm import LanguageModel, LoadedLm
@@ -49,6 +49,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--bits", type=int, metavar="N", help="bits of every weight, 1 to 8")
     parser.add_argument("--plan", type=str, metavar="YAML", help="bits of each weight matrix, instead of --bits")
     parser.add_argument("--train", type=Literal["none", "ste", "admm"], default="none", help="how to train")
+    parser.add_argument("--init", type=str, metavar="FILE", help="weights to train from, instead of --model's")
     parser.add_argument("--text", type=str, metavar="FILE", help="language models: training text, to train")
     parser.add_argument("--features", type=str, metavar="MANIFEST", help="acoustic models: training features, to train")
     parser.add_argument("--dev", type=str, metavar="FILE", help="held-out text or features; needed to train")
@@ -83,13 +84,34 @@ def run(args: Namespace) -> None:
 
 
 def _check_kind(args: Namespace, arch: str, is_acoustic: bool) -> None:
-    """See that no option is of the other kind of model."""
+    """See that no option is of the other kind of model, and that --init has a use."""
     from mpq.io import BadInput
 
     kind, needs = ("an acoustic", "--features, --dev and --lang") if is_acoustic else ("a language", "--text and --dev")
+    if args.init is not None and (args.train == "none" or args.scratch):
+        raise BadInput("--init: weights to train from; give --train ste or admm, and leave --scratch out")
     for name in _FOR_LMS if is_acoustic else _FOR_AMS:
         if args[name] is not None:
             raise BadInput(f"--{name}: {args.model} is {kind} model ({arch}); it is trained with {needs}")
+
+
+def _start(args: Namespace, model: nn.Module) -> tuple[dict[str, Tensor] | None, str | list[str]]:
+    """The weights of --init, if any, and what identifies these and the model."""
+    from mpq.io import BadInput, sha256_file
+    from mpq.quant import model_path, read_model_file
+
+    key = sha256_file(model_path(args.model))
+    if args.init is None:
+        return None, key
+    weights = read_model_file(model_path(args.init)).state_dict()
+    expected, found = ({name: tuple(w.shape) for name, w in part.items()} for part in (model.state_dict(), weights))
+    if found != expected:
+        name = next(name for name in (*expected, *found) if expected.get(name) != found.get(name))
+        raise BadInput(
+            f"{args.init}: {name} has the shape {found.get(name)}, in {args.model} {expected.get(name)}; "
+            "give float weights of the same model, as mpq search --method one-stage leaves them"
+        )
+    return weights, [key, sha256_file(model_path(args.init))]
 
 
 def _plan(args: Namespace, model: nn.Module) -> BitPlan:
@@ -133,23 +155,22 @@ def _quantize_lm(args: Namespace) -> str:
 def _train_lm(args: Namespace, lm: LoadedLm, plan: BitPlan, texts: LmTexts | None) -> LanguageModel:
     """Straight-through training, or ADMM."""
     from mpq.cli._options import quant_train_config
-    from mpq.io import BadInput, sha256_file
-    from mpq.quant import model_path
+    from mpq.io import BadInput
     from mpq.train.lm import train_quantized_lm
 
     if texts is None or not args.text:
         raise BadInput(f"--train {args.train} needs the training text (--text) and the held-out text (--dev)")
     config = quant_train_config(args)
-    key = sha256_file(model_path(args.model))
-    return train_quantized_lm(lm, plan, config, texts, f"{args.out}.train", key, args.train)[0]
+    init, key = _start(args, lm.model)
+    return train_quantized_lm(lm, plan, config, texts, f"{args.out}.train", key, args.train, init)[0]
 
 
 def _quantize_am(args: Namespace) -> str:
     """Writes a quantized acoustic model; what has become of its loss."""
     from mpq.am.model import load_float_am, save_am
     from mpq.cli._options import quant_am_config
-    from mpq.io import BadInput, sha256_file
-    from mpq.quant import model_path, quantize_model, read_model_file
+    from mpq.io import BadInput
+    from mpq.quant import quantize_model, read_model_file
     from mpq.train.quant_am import dev_loss, train_quantized_am
 
     model = load_float_am(args.model)
@@ -158,13 +179,13 @@ def _quantize_am(args: Namespace) -> str:
     if args.train != "none" and not (args.features and args.dev and args.lang):
         raise BadInput(f"--train {args.train} needs training features (--features), held-out ones (--dev) and --lang")
     data = _am_data(args, model)
+    init, key = _start(args, model)
     before = dev_loss(model, config, data) if data else None
     if args.train == "none":
         quantize_model(model, plan)
     else:
         assert data is not None
-        key = sha256_file(model_path(args.model))
-        model = train_quantized_am(model, plan, config, data, f"{args.out}.train", key, args.train)[0]
+        model = train_quantized_am(model, plan, config, data, f"{args.out}.train", key, args.train, init)[0]
     after = dev_loss(model, config, data) if data else None
     figures = {"dev_loss": round(after, 4)} if after is not None else {}
     units = read_model_file(args.model).config["phones"]

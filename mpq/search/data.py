@@ -5,7 +5,6 @@ A *unit* is what a model predicts: a token of a text, or an output frame of an u
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpq.am.base import AcousticModel
-from mpq.am.model import check_features, run_batch
+from mpq.am.model import check_features, make_am, run_batch
 from mpq.data.batches import Batch, FeatureSet, batches
 from mpq.data.lmtext import LmBatch, LmText
 from mpq.fst.lfmmi import lfmmi_loss, total_score
 from mpq.io import BadInput
 from mpq.lm import LanguageModel, build_lm, max_tokens
-from mpq.train.am import AmTask, run_key, set_dropout
+from mpq.train.am import AmTask, run_key
 from mpq.train.lm import LmTexts
+from mpq.train.quant_am import without_dropout
 
 
 class SearchData(Protocol):
@@ -214,9 +214,10 @@ class AmSearchData:
 
     def trainee(self) -> AcousticModel:
         """A copy without dropout."""
-        model = copy.deepcopy(self._am)
-        set_dropout(model, 0.0)
-        return model
+        model = make_am(without_dropout(self._am.config), self._am.n_outputs)
+        model.normalization = self._am.normalization
+        model.load_state_dict(self._am.state_dict())
+        return model.requires_grad_(True)
 
 
 def sample(data: SearchData, n_units: int, batch_units: int, seed: int = 0) -> Iterator[Any]:

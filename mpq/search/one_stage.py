@@ -33,22 +33,29 @@ class OneStageConfig(MixConfig):
     """How weights and bits are learned together.
 
     Attributes:
+        steepness: power of (expected bits / budget) that multiplies beta: a beta that follows what is spent alone swings,
+            since Adam moves logits at a speed of its own, whatever their gradients.
         distill: weight (0 to 1) of the divergence from the float model's predictions; the model's loss has the rest.
         epoch_part: part (above 0, up to 1) of the training data that an epoch takes.
     """
 
     fit: FitConfig = field(default_factory=lambda: FitConfig(epochs=1, lr=5e-3, weight_decay=0.0, schedule="constant"))
-    beta: float = 0.1
+    beta: float = 0.02
     penalty: str = "budget"
     t_start: float = 1.0
     t_end: float = 0.03
-    logit_speed: float = 10.0
+    logit_speed: float = 3.0
+    steepness: float = 8.0
     distill: float = 0.5
     epoch_part: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_ranges(self, distill="[0, 1]", epoch_part="(0, 1]")
+        check_ranges(self, steepness="[0, 100]", distill="[0, 1]", epoch_part="(0, 1]")
+
+    def price(self, ratio: float) -> float:
+        """What multiplies beta where that many times the budget is spent."""
+        return float(ratio**self.steepness)
 
 
 class OneStageTask:

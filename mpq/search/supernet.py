@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpq.io import BadInput, check_ranges
-from mpq.quant import project
+from mpq.quant import Quantized, project
 from mpq.quant.table import round_to
 from mpq.search.costs import Costs, Grid, named_weights
 from mpq.search.data import SearchData
@@ -78,6 +78,11 @@ class MixConfig:
         """When a part `done` (0 to 1) of the training lies behind."""
         return float(self.t_start * (self.t_end / self.t_start) ** done)
 
+    def price(self, ratio: float) -> float:
+        """What multiplies beta where that many times the budget is spent."""
+        del ratio
+        return 1.0
+
 
 class Supernet(nn.Module):
     """Takes the place of the model that it is made of: the same inputs, the same outputs, mixed weights.
@@ -107,7 +112,7 @@ class Supernet(nn.Module):
         # vectors, one for each matrix: weight decay is for matrices only
         self.logits = nn.ParameterList(torch.zeros(len(grid.candidates)) for _ in named_weights(model))
         self._mixed: dict[str, Tensor] = {}
-        self._scales: dict[tuple[str, int], Tensor] = {}
+        self._scales: dict[tuple[str, int], Quantized] = {}
         self._values: dict[str, list[Tensor]] = {}  # of the candidates, as long as the weights stay as they are
         self._age = 0  # of the scales, in steps of the weights
 
@@ -139,18 +144,18 @@ class Supernet(nn.Module):
 
     def penalty(self, mixture: list[Tensor]) -> Tensor:
         """The price of the bits of a mixture, a scalar; for a budget, beta is adapted before."""
-        if self.budget is not None:
-            self._adapt_beta(self.budget)
+        price = 1.0 if self.budget is None else self._adapt_beta(self.budget)
         if self.config.penalty == "sqrt":
             roots = torch.tensor(self.grid.candidates, device=mixture[0].device, dtype=torch.float32).sqrt()
             return self.beta.float() * torch.stack([a @ roots for a in mixture]).sum()
-        return self.beta.float() * self.average_bits(mixture)
+        return price * self.beta.float() * self.average_bits(mixture)
 
     @torch.no_grad()
-    def _adapt_beta(self, budget: float) -> None:
-        """Raises beta where more bits are expected than the budget has, else lowers it."""
-        spent = self.average_bits([a.exp() for a in self.log_alphas().values()])
-        self.beta.mul_(torch.exp(self.config.beta_speed * (spent / budget - 1.0)))
+    def _adapt_beta(self, budget: float) -> float:
+        """Raises beta where more bits are expected than the budget has, else lowers it; the price of this step."""
+        ratio = self.average_bits([a.exp() for a in self.log_alphas().values()]) / budget
+        self.beta.mul_(torch.exp(self.config.beta_speed * (ratio - 1.0)))
+        return self.config.price(ratio.item())
 
     def use(self, mixture: list[Tensor], weights: bool = False, logits: bool = False) -> Supernet:
         """Sets what the next forward pass runs with, and what it sends gradients to.
@@ -200,10 +205,11 @@ class Supernet(nn.Module):
             for n_bits in self.grid.candidates:
                 precision = self.grid.precision(n_bits)
                 if (name, n_bits) in self._scales:
-                    quantized = round_to(weight, self._scales[name, n_bits], precision)
+                    _, scale, offset = self._scales[name, n_bits]
+                    quantized = round_to(weight, scale, precision, offset)
                 else:
                     quantized = project(weight, precision)
-                    self._scales[name, n_bits] = quantized.scale
+                    self._scales[name, n_bits] = quantized
                 self._values[name].append(quantized.dequantize().view_as(weight))
         return self._values
 

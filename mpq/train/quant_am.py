@@ -6,6 +6,7 @@ gradients pass the rounding unchanged and move latent float weights and the scal
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,7 @@ def train_quantized_am(
     exp_dir: str | Path,
     key: Any,
     method: str = "ste",
+    init: Mapping[str, Tensor] | None = None,
 ) -> tuple[AcousticModel, FitResult]:
     """Trains a quantized acoustic model, by straight-through estimation (`ste`) or by ADMM (`admm`).
 
@@ -171,8 +173,9 @@ def train_quantized_am(
         config: how to train.
         data: what to train on.
         exp_dir: takes checkpoints and logs; a killed run continues from there.
-        key: identifies the float model.
+        key: identifies the float model, and `init`.
         method: `ste` or `admm`.
+        init: weights to start from, by name, instead of the float model's.
 
     Raises:
         BadInput: the plan is of another model, or ADMM is to train two precisions.
@@ -184,7 +187,7 @@ def train_quantized_am(
     model = make_am(without_dropout(teacher.config), teacher.n_outputs)
     model.normalization = teacher.normalization
     if not config.scratch:
-        model.load_state_dict(teacher.state_dict())
+        model.load_state_dict(init or teacher.state_dict())
     admm = Admm(plan, config.admm) if method == "admm" else None
     if admm is None:
         quantize_model(model, plan)

@@ -154,3 +154,31 @@ def test_bad_input_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str])
     ]:
         assert message in fail(command, capsys), command
         assert not (folder / "p.yaml").exists(), command
+
+
+def test_one_stage_leaves_a_plan_and_weights_to_train_on_from(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = "--text train.txt --dev dev.txt"
+    options = "--candidates 2,4,8 --one-stage.batch-tokens 64 --one-stage.fit.lr 0.01"
+    out = succeed(f"search --method one-stage --model lm --bits 3.5 {texts} {options} --out plan.yaml", capsys)
+    assert re.match(r"search: one-stage, layer level: [\d.]+ bits a weight of 3.5 allowed, ", out)
+    plan, latent = read_plan(folder / "plan.yaml"), "plan.yaml.search/latent.mpq"
+    assert plan.method == "one-stage" and set(plan.bits.values()) <= {2, 4, 8}
+    assert plan.average_bits(quantizable(load_lm(folder / "lm").model)) <= 3.5
+    train = f"quantize --model lm --plan plan.yaml --train ste {texts} --batch-tokens 64 --fit.epochs 1 --fit.lr 1e-9"
+    loss = []
+    for init in ("", f"--init {latent}"):
+        out = succeed(f"{train} {init} --out q{len(loss)}/model.mpq", capsys)
+        loss.append(float(re.search(r"-> ([\d.]+)", out)[1]))  # type: ignore[index]
+    assert loss[1] < loss[0], "the weights that were learned beside the bits are kept"
+    save_lm(folder / "wide/model.mpq", build_lm(LmConfig("lstm", dim=16), 10), Tokenizer(folder / "words.txt"))
+    for command, message in [
+        (f"{train} --init wide --out q.mpq", "wide: embedding.weight has the shape (10, 16), in lm (10, 8)"),
+        (f"{train} --init {latent} --scratch true --out q.mpq", "--init: weights to train from"),
+        (f"quantize --model lm --plan plan.yaml --init {latent} --out q.mpq", "--init: weights to train from"),
+        (f"search --method one-stage --model lm --ratio 8 {texts} --out p.yaml", "give these by --bits"),
+        (f"search --method one-stage --model lm --bits 3 {texts} --costs c.json --out p.yaml", "--costs: one-stage"),
+        (f"search --method one-stage --model lm --bits 3 --level node {texts} --out p.yaml", "level: node"),
+        ("search --method one-stage --model lm --bits 3 --dev dev.txt --out p.yaml", "needs the training text"),
+        ("search --method kl --model lm --bits 6 --candidates 2,4 --dev dev.txt --out p.yaml", "cannot be reached"),
+    ]:
+        assert message in fail(command, capsys), command
