@@ -112,10 +112,15 @@ class FeatureSet:
         self.ivector_dim = _ivector_dim(self._cuts, cuts_path)
         size = 2 * self.n_features * int(self.lengths.sum())
         self._cache: dict[int, NDArray[np.float16 | np.int16]] | None = {} if size <= cache_bytes else None
+        self._left_out: list[int] = []
         self._speaker_stats = self._count_speakers() if self.normalization == "speaker" else {}
 
     def __len__(self) -> int:
         return len(self.utts)
+
+    def leave_out(self, indexes: Sequence[int]) -> None:
+        """Keeps utterances out of all batches that are planned from now on."""
+        self._left_out = list(indexes)
 
     def load(self, index: int) -> NDArray[np.float32]:
         """Normalized features (T, C) of one utterance."""
@@ -207,6 +212,7 @@ class FeatureSet:
         chosen = np.arange(len(self))
         if rng is not None and one_copy:
             chosen = self._draw_copies(rng)
+        chosen = chosen[~np.isin(chosen, self._left_out)]
         keys = self.lengths[chosen].astype(np.float64)
         if rng is not None:
             keys *= rng.uniform(0.9, 1.1, len(keys))  # other neighbours every epoch, little more padding

@@ -8,6 +8,7 @@ from the training transcripts as the denominator's language model.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,6 +35,8 @@ from mpq.lang.lexicon import Lexicon
 from mpq.train.loop import FitConfig, Plugin, world
 from mpq.train.orthonormal import SemiOrthogonal
 from mpq.train.trainee import Trainee
+
+_MISFITS = 0.01  # part of the training utterances that may be left out since their transcripts do not fit
 
 
 @dataclass
@@ -95,8 +98,8 @@ class AmTask:
         acoustic: what is trained; by default a model made by `config.model`, freshly initialized.
 
     Raises:
-        BadInput: an utterance has no words, a word without pronunciation, or fewer frames than its
-            transcript needs; every such utterance is counted and the first ones named. Or features or i-vectors
+        BadInput: a word without pronunciation; more than a hundredth of the utterances have no words, or fewer frames
+            than their transcripts need (fewer are left out): the first ones are named. Or features or i-vectors
             that are not those of the model.
     """
 
@@ -128,7 +131,7 @@ class AmTask:
         self.denominator = ctc_graph(self.units.expand(self.phone_lm.fsa))
         self._numerators: dict[str, Fsa] = {}
         self._path_sums = path_sums(config.fst)
-        _check_lengths(train, self.numerator, self.acoustic)
+        _leave_out_misfits(train, self.numerator, self.acoustic)
         if not any(self._is_known(text) for text in dev.texts):
             raise BadInput(f"{dev.path}: every utterance has a word outside the lexicon of {len(lexicon)} words")
 
@@ -146,6 +149,9 @@ class AmTask:
 
     def _is_known(self, text: str) -> bool:
         return bool(text.split()) and all(word in self.lexicon for word in text.split())
+
+    def _fits(self, text: str, n_frames: int) -> bool:
+        return self._is_known(text) and self.numerator(text).min_frames <= n_frames
 
     def steps_per_epoch(self) -> int:
         """Batches of an epoch in each process."""
@@ -209,12 +215,12 @@ class AmTask:
         """LF-MMI loss per frame on the held-out utterances, and the phone error rate of the best classes in percent.
 
         The loss decides: without a language model the best class of a frame says little about an LF-MMI model.
-        Utterances with words outside the lexicon are left out: held-out text has some.
+        Utterances with words outside the lexicon, or more phones than frames, are left out: held-out text has some.
         """
         loss, frames, errors, phones = 0.0, 0, 0, 0
         for batch in batches(self.dev, max_frames=2 * self.config.max_frames):
             log_probs, lengths = run_batch(self.acoustic, batch)
-            known = [i for i, text in enumerate(batch.texts) if self._is_known(text)]
+            known = [i for i, text in enumerate(batch.texts) if self._fits(text, int(lengths[i]))]
             log_probs, lengths = log_probs[known], lengths[known]
             texts = [batch.texts[i] for i in known]
             if not texts:
@@ -278,21 +284,30 @@ def set_dropout(model: nn.Module, p: float) -> None:
             module.p = p
 
 
-def _check_lengths(features: FeatureSet, numerator: Callable[[str], Fsa], acoustic: AcousticModel) -> None:
-    """Raises BadInput if an utterance has no words, or more phones than its frames can hold."""
-    bad = []
+def _leave_out_misfits(features: FeatureSet, numerator: Callable[[str], Fsa], acoustic: AcousticModel) -> None:
+    """Leaves out utterances without words, or with more phones than their frames can hold, as long as they are few.
+
+    Real corpora have some: a segment that was cut off, words said too fast for the frame rate.
+
+    Raises:
+        BadInput: they are many.
+    """
+    bad = {}
     out_lengths = acoustic.out_lengths(torch.from_numpy(features.lengths)).tolist()
-    for utt, have, text in zip(features.utts, out_lengths, features.texts, strict=True):
+    for index, (have, text) in enumerate(zip(out_lengths, features.texts, strict=True)):
         if not text.split():
-            bad.append(f"{utt} (no words)")
-            continue
-        need = numerator(text).min_frames
-        if have < need:
+            bad[index] = f"{features.utts[index]} (no words)"
+        elif have < (need := numerator(text).min_frames):
             rate = 100 // acoustic.subsampling
-            bad.append(f"{utt} ({have} frames at {rate} a second, its transcript needs {need:g})")
-    if bad:
-        shown = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
+            what = f"{have} frames at {rate} a second, its transcript needs {need:g}"
+            bad[index] = f"{features.utts[index]} ({what})"
+    if not bad:
+        return
+    shown = ", ".join([*bad.values()][:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
+    if len(bad) > _MISFITS * len(features):
         raise BadInput(f"{features.path}: transcripts that do not fit their audio: {shown}; correct or remove them")
+    print(f"warning: {features.path}: left out, transcripts do not fit their audio: {shown}", file=sys.stderr)
+    features.leave_out([*bad])
 
 
 def run_key(config: AmConfig, manifests: Iterable[str | Path], lexicon: Lexicon, units: Units) -> dict[str, Any]:

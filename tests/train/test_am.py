@@ -131,6 +131,22 @@ def test_utterances_shorter_than_their_transcripts_are_named(features: Path) -> 
         AmTask(config(), data, FeatureSet(features), LEXICON)
 
 
+def test_few_that_do_not_fit_are_left_out(
+    features: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mpq.train.am._MISFITS", 0.5)
+    data, dev = FeatureSet(features), FeatureSet(features)
+    data.texts[3] = dev.texts[3] = "bac " * 40
+    data.texts[5] = ""
+    task = AmTask(config(), data, dev, LEXICON)
+    assert "left out, transcripts do not fit their audio: u03 (" in capsys.readouterr().err
+    utts = [utt for batch in task.batches(0) for utt in batch.utts]
+    assert sorted(utts) == [utt for utt in data.utts if utt not in ("u03", "u05")]
+    task.model.eval()
+    with torch.no_grad():
+        assert np.isfinite(task.validate()["loss"])
+
+
 def test_a_word_outside_the_lexicon_is_named(features: Path) -> None:
     data = FeatureSet(features)
     data.texts[0] = "ab zebra"
