@@ -40,7 +40,8 @@ class OneStageConfig(MixConfig):
     """
 
     fit: FitConfig = field(default_factory=lambda: FitConfig(epochs=1, lr=5e-3, weight_decay=0.0, schedule="constant"))
-    beta: float = 0.02
+    beta: float = 0.1
+    beta_speed: float = 0.05
     penalty: str = "budget"
     t_start: float = 1.0
     t_end: float = 0.03

@@ -42,8 +42,8 @@ def test_one_step_moves_weights_and_logits(model: LanguageModel, text: LmText) -
 
 
 def test_the_gradient_of_a_logit_is_that_of_the_mixture(model: LanguageModel, text: LmText) -> None:
-    """Against differences of the loss, with soft shares and without the penalty's change of beta."""
-    net, task, batch = make_task(model, text, sampling="softmax", beta_speed=0.0, t_end=1.0)
+    """Against differences of the loss, with soft shares and a price that stands."""
+    net, task, batch = make_task(model, text, sampling="softmax", beta_speed=0.0, steepness=0.0, t_end=1.0)
     loss = task.loss(net, batch, 0.0)
     name, row = list(quantizable(model)).index("output.weight"), net.logits
     (gradient,) = torch.autograd.grad(loss, row[name])
