@@ -14,6 +14,9 @@ word errors against the Kaldi text REF, those of the weights around them counted
 the very best point is luck. Use a development set, never a test set; lattices take its result by --weights.
 --nbest takes several files, --out and --hyp-out then one for each: weights are tuned on the first, which REF is of.
 
+--arpa gives the lists the scores "lm" of another n-gram model first, such as the whole one of which the first pass has
+a pruned copy; it must know their words. Of a large file only what occurs in the lists is kept in memory.
+
 Each distinct history of an utterance is computed once; --merge-order N takes histories for the same whose last N - 1
 words are (exact where N exceeds the words of every path).  --carry-over lets every utterance go on from the best
 hypotheses of its recording so far; with --tune, the weights are tuned first without and then with it.
@@ -22,6 +25,7 @@ Examples:
   mpq rescore --nbest dev.jsonl.gz --lm exp/quant/lstm-2/model.mpq --tune exp/data/dev/text --weights-out weights.yaml
   mpq rescore --nbest test.jsonl.gz --lm exp/quant/lstm-2/model.mpq --weights weights.yaml --hyp-out hyp-test.txt
   mpq rescore --nbest dev.jsonl.gz test.jsonl.gz --lm model.mpq --tune dev.txt --hyp-out hyp-dev.txt hyp-test.txt
+  mpq rescore --nbest exp/decode/dev/nbest.jsonl.gz --arpa 4-gram.arpa.gz --out exp/decode-4-gram/dev/nbest.jsonl.gz
   mpq rescore --lattice lat.gz --words exp/lang/words.txt --lm model.mpq --weights weights.yaml --hyp-out hyp-test.txt
   mpq rescore --nbest nbest.jsonl --lm model.mpq --lm-weight 0.5 --carry-over utt2rec --out rescored.jsonl
 """
@@ -48,6 +52,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--lm", "--model", type=str, metavar="FILE", help="model.mpq, float or packed, or its folder")
     parser.add_argument("--tokenizer", type=str, metavar="FILE", help="the model's units (default: beside the model)")
     parser.add_argument("--packed", action="store_true", help="keep low-bit weights packed in memory (slower)")
+    parser.add_argument(
+        "--arpa", type=str, metavar="FILE", help="n-gram model whose scores take the place of the lists'"
+    )
     parser.add_argument("--depth", type=int, metavar="N", help="look at the first N hypotheses of each list only")
     parser.add_argument("--ngram-weight", type=float, help="weight of the first pass's LM score (default: 1)")
     parser.add_argument("--lm-weight", type=float, help="weight of the neural LM's score (default: 0)")
@@ -77,12 +84,14 @@ def run(args: Namespace) -> None:
 
 def _rescore_lists(args: Namespace) -> None:
     from mpq.io import BadInput, NBest, write_text
-    from mpq.rescore import best_texts, rerank
+    from mpq.rescore import best_texts, read_needed_arpa, replace_ngram_scores, rerank
 
     lm = _load(args) if args.lm else None
+    ngram = read_needed_arpa(args.arpa, (nbest for path in args.nbest for nbest in _read(path))) if args.arpa else None
     weights = None if args.tune else _weights(args)
     for i, path in enumerate(args.nbest):
         nbests = [NBest(nbest.utt, nbest.hyps[: args.depth]) for nbest in _read(path)]
+        nbests = list(replace_ngram_scores(nbests, ngram)) if ngram else nbests
         if not nbests:
             raise BadInput(f"{path}: holds no n-best lists; expected at least one")
         nbests, weights, note = _scored(args, path, nbests, lm, weights)
@@ -196,7 +205,7 @@ def _check(args: Namespace) -> None:
         raise BadInput("--lattice: give its symbol table by --words and a language model by --lm")
     if args.carry_over and not args.lm:
         raise BadInput("--carry-over: give the language model whose state is to be carried by --lm")
-    wrong = ("tune", "depth", "carry_over") if args.lattice else ("words", "beam")
+    wrong = ("tune", "depth", "carry_over", "arpa") if args.lattice else ("words", "beam")
     for name in wrong:
         if args[name] is not None:
             kind, other = ("--lattice", "--nbest") if args.lattice else ("--nbest", "--lattice")
@@ -220,7 +229,16 @@ def _check_outputs(args: Namespace) -> None:
     outputs = [Path(path) for path in paths]
     if len(set(outputs)) < len(outputs):
         raise BadInput(f"--out, --hyp-out and --weights-out: {', '.join(map(str, outputs))}: expected different files")
-    inputs = [*(args.nbest or ()), args.lattice, args.words, args.lm, args.weights, args.tune, args.carry_over]
+    inputs = [
+        *(args.nbest or ()),
+        args.lattice,
+        args.words,
+        args.lm,
+        args.arpa,
+        args.weights,
+        args.tune,
+        args.carry_over,
+    ]
     for path in paths:
         check_writable(Path(path, "words_text") if path in folders else path, inputs)
 

@@ -69,6 +69,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--sets", type=str, default="dev,test", metavar="LIST", help="sets; tuned on the first")
     parser.add_argument("--systems", type=str, metavar="DIR", help="more rescore/ and quant/; takes results.jsonl")
     parser.add_argument("--rows", type=str, metavar="JSONL", help="the systems of the table (default: all)")
+    parser.add_argument("--ngram", type=str, metavar="SYSTEM", help="system with no model but a larger n-gram model")
     parser.add_argument("--seed", type=int, default=0, help="seed that the systems were trained with, noted down")
 
 
@@ -82,8 +83,9 @@ def run(args: Namespace) -> None:
     sets = [name.strip() for name in args.sets.split(",")]
     refs = {name: read_text(exp / "data" / name / "text") for name in sets}
     git = {"git": _git_id()}
-    systems = _systems(exp, out, sets, _rows(args.rows), {"seed": args.seed, **git})
-    records = [record for name in sets for record in _records(exp, name, refs[name], systems, git)]
+    systems = _systems(exp, out, sets, _rows(args.rows), {"seed": args.seed, **git}, args.ngram)
+    first = next((system for system in systems if system.model is None and system.name != args.ngram), None)
+    records = [record for name in sets for record in _records(exp, name, refs[name], systems, first, git)]
     write_results(out / "results.jsonl", records)
     best = min((r for r in records if r.set == sets[-1] and r.role != "oracle"), key=lambda r: r.wer)
     print(
@@ -109,7 +111,7 @@ def _rows(path: str | None) -> dict[str, dict[str, Any]]:
 
 
 def _systems(
-    exp: Path, out: Path, sets: list[str], rows: dict[str, dict[str, Any]], notes: dict[str, Any]
+    exp: Path, out: Path, sets: list[str], rows: dict[str, dict[str, Any]], notes: dict[str, Any], ngram: str | None
 ) -> list[System]:
     """Those of the rows; without rows every folder of rescore/, float systems before their quantized versions."""
     from mpq.am import CONFIGS
@@ -128,7 +130,7 @@ def _systems(
         seconds = read_yaml(folder / "weights.yaml").get("seconds")
         systems.append(System(name, hyps, model, seconds, notes | rows.get(name, {})))
     acoustic = all(system.model and system.model.arch in CONFIGS for system in systems)
-    if not acoustic and sum(system.model is None for system in systems) != 1:
+    if not acoustic and sum(system.model is None and system.name != ngram for system in systems) != 1:
         raise BadInput(f"{out / 'rescore'}: expected one system without a model, the first pass; run stage 9 again")
     return systems if rows else sorted(systems, key=lambda s: (s.family or "", -_bits(s.model), s.name))
 
@@ -138,7 +140,7 @@ def _bits(model: ModelFile | None) -> float:
 
 
 def _records(
-    exp: Path, set_name: str, ref: Texts, systems: list[System], git: dict[str, Any]
+    exp: Path, set_name: str, ref: Texts, systems: list[System], first: System | None, git: dict[str, Any]
 ) -> Iterator[ResultRecord]:
     """The records of one set: the first pass and the oracle, where there are any, then every model."""
     from mpq.io import read_nbest
@@ -146,14 +148,13 @@ def _records(
     from mpq.score.records import ORACLE, ResultRecord
 
     floats = {s.family: s for s in systems if s.model and _bits(s.model) == FLOAT_BITS}
-    first = next((s for s in systems if s.model is None), None)
     if first:
         yield _record(first, set_name, ref, None, None)
         best = oracle(read_nbest(exp / "decode" / set_name / "nbest.jsonl.gz"), ref)
-        counts = {"words": best.words, "errors": best.errors, "wer": round(best.rate, 3)}
+        counts: dict[str, Any] = {"words": best.words, "errors": best.errors, "wer": round(best.rate, 3)}
         yield ResultRecord(system="oracle", set=set_name, **counts, role=ORACLE, seed=first.notes["seed"], **git)
     for system in systems:
-        if system.model:
+        if system is not first:
             yield _record(system, set_name, ref, floats.get(system.family), first)
 
 
@@ -167,8 +168,10 @@ def _record(
     from mpq.score.records import FIRST_PASS, RESCORED
 
     hyp, model = system.hyps[set_name], system.model
+    p_first: dict[str, Any] = {"p_first_pass": mapsswe(ref, hyp, first.hyps[set_name]).p} if first else {}
     if model is None:
-        return _score(system.name, set_name, ref, hyp, role=FIRST_PASS, **system.notes)
+        role = RESCORED if first else FIRST_PASS
+        return _score(system.name, set_name, ref, hyp, role=role, **p_first, **system.notes)
     costs: dict[str, Any] = {
         "family": system.family,
         "line": system.line,
@@ -185,9 +188,7 @@ def _record(
         costs["ratio"] = round(float_system.model.n_bytes / model.n_bytes, 3)
         if float_system is not system:
             costs["p_float32"] = mapsswe(ref, hyp, float_system.hyps[set_name]).p
-    if first:
-        costs["p_first_pass"] = mapsswe(ref, hyp, first.hyps[set_name]).p
-    return _score(system.name, set_name, ref, hyp, role=RESCORED, **costs, **notes)
+    return _score(system.name, set_name, ref, hyp, role=RESCORED, **costs, **p_first, **notes)
 
 
 def _score(name: str, set_name: str, ref: Texts, hyp: Texts, **more: Any) -> ResultRecord:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mpq.io import BadInput, PathLike, read_lines
@@ -110,19 +110,45 @@ def measure_perplexity(model: NgramLm, sentences: Iterable[Sequence[str]]) -> Pe
     return Perplexity(total, n_sentences, n_words, oov)
 
 
-def read_arpa(path: PathLike) -> NgramLm:
+def read_arpa(path: PathLike, keep: Container[History] | None = None) -> NgramLm:
     """Read an ARPA file, gzip by suffix.
+
+    Args:
+        path: the file.
+        keep: n-grams of two and more words that are wanted; none: all. Sentences whose n-grams are all wanted have
+            the scores of the whole model.
 
     Raises:
         BadInput: as `arpa_entries`.
     """
     log_prob: dict[History, float] = {}
     backoff: dict[History, float] = {}
+    order = 1
     for ngram, value, weight in arpa_entries(path):
-        log_prob[ngram] = value
-        if weight is not None:
-            backoff[ngram] = weight
-    return NgramLm(max(map(len, log_prob)), log_prob, backoff)
+        order = max(order, len(ngram))
+        if keep is None or len(ngram) == 1 or ngram in keep:
+            log_prob[ngram] = value
+            if weight is not None:
+                backoff[ngram] = weight
+    return NgramLm(order, log_prob, backoff)
+
+
+def read_order(path: PathLike) -> int:
+    """The largest n that the header of an ARPA file announces.
+
+    Raises:
+        BadInput: there is no header.
+    """
+    orders = [0]
+    for number, raw in read_lines(path):
+        line = raw.strip()
+        if line.startswith("ngram "):
+            orders.append(_announced(line, f"{path}:{number}")[0])
+        elif line and line != "\\data\\":
+            break
+    if max(orders) == 0:
+        raise BadInput(f"{path}: no \\data\\ with the numbers of n-grams; expected an ARPA model")
+    return max(orders)
 
 
 def arpa_entries(path: PathLike) -> Iterator[tuple[History, float, float | None]]:

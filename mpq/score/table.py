@@ -102,7 +102,8 @@ def make_table(
 def verdict(record: ResultRecord, records: Iterable[ResultRecord]) -> str:
     """What the matched pairs test says of a system, in words.
 
-    A float32 system is held against the first pass, another one against the float32 system of its family.
+    A float32 system, or a larger n-gram model, is held against the first pass, another one against the float32 system
+    of its family.
 
     Args:
         record: the system's result.
@@ -110,7 +111,7 @@ def verdict(record: ResultRecord, records: Iterable[ResultRecord]) -> str:
     """
     if record.role != RESCORED:
         return EMPTY
-    is_float = record.bits == FLOAT_BITS
+    is_float = record.bits in (None, FLOAT_BITS)  # None: a larger n-gram model
     p, other_name = (record.p_first_pass, "first pass") if is_float else (record.p_float32, "float32")
     others = (other for other in records if other.set == record.set and other.system != record.system)
     other = next((other for other in others if _is_reference(other, record, is_float)), None)

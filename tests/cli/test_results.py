@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from mpq.lm import LmConfig, build_lm, save_lm
 from mpq.quant import quantize_model, uniform_plan
 from mpq.score import mapsswe
 from mpq.score.records import ResultRecord, read_results
+from mpq.score.table import verdict
 
 REF = {f"u{i:03}": ["a", "b", "c", "d"] for i in range(60)}
 HYPS = {  # words wrong in every n-th utterance
@@ -70,6 +72,16 @@ def test_a_second_system_without_a_model(exp: Path, capsys: pytest.CaptureFixtur
     (exp / "quant/lstm-2bit/model.mpq").unlink()
     assert main(["results", str(exp)]) == 2
     assert "expected one system without a model, the first pass" in capsys.readouterr().err
+
+
+def test_a_larger_ngram_model_is_compared_with_the_first_pass(exp: Path) -> None:
+    shutil.copytree(exp / "rescore" / "lstm", exp / "rescore" / "4-gram")
+    assert main(["results", str(exp), "--ngram", "4-gram"]) == 0
+    records = read_results(exp / "results.jsonl")
+    ngram, lstm = (next(r for r in records if (r.system, r.set) == (name, "test")) for name in ("4-gram", "lstm"))
+    assert (ngram.role, ngram.bits, ngram.errors) == ("rescored", None, lstm.errors)
+    assert ngram.p_first_pass == lstm.p_first_pass
+    assert verdict(ngram, records) == verdict(lstm, records) == "better than first pass"
 
 
 def test_a_missing_hypothesis_file(exp: Path, capsys: pytest.CaptureFixture[str]) -> None:
