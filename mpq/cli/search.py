@@ -181,13 +181,13 @@ def _one_stage(args: Namespace, searched: Searched, grid: Grid) -> Costs:
     from mpq.cli._searched import open_data
     from mpq.io import sha256_file
     from mpq.quant import model_path
-    from mpq.search import OneStageConfig, one_stage
+    from mpq.search import OneStageConfig, search_one_stage
     from mpq.train.loop import FitConfig
 
     options, folder = args.one_stage.as_dict(), Path(f"{args.out}.search")
     config = OneStageConfig(**{**options, "fit": FitConfig(**options["fit"])})
     key = sha256_file(model_path(args.model))
-    costs, latent = one_stage(open_data(args, searched), grid, config, folder, key, args.bits)
+    costs, latent = search_one_stage(open_data(args, searched), grid, config, folder, key, args.bits)
     searched.save(folder / "latent.mpq", latent, {"train": "one-stage", "bits": args.bits})
     return costs
 

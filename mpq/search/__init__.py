@@ -9,7 +9,7 @@ from mpq.search.data import AmSearchData, LmSearchData, SearchData
 from mpq.search.hessian import HessianConfig, hessian_costs, row_traces
 from mpq.search.kl import kl_costs, row_divergences
 from mpq.search.nas import NasConfig, nas_costs
-from mpq.search.one_stage import OneStageConfig, one_stage
+from mpq.search.one_stage import OneStageConfig, search_one_stage
 from mpq.search.ratio import plan_of_ratio, uniform_plan_of_ratio
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "hessian_costs",
     "kl_costs",
     "nas_costs",
-    "one_stage",
     "plan_of_ratio",
     "random_costs",
     "read_candidates",
@@ -33,6 +32,7 @@ __all__ = [
     "row_divergences",
     "row_traces",
     "rule_costs",
+    "search_one_stage",
     "solve_budget",
     "solve_sizes",
     "uniform_plan_of_ratio",

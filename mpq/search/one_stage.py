@@ -33,8 +33,8 @@ class OneStageConfig(MixConfig):
     """How weights and bits are learned together.
 
     Attributes:
-        steepness: power of (expected bits / budget) that multiplies beta: a beta that follows what is spent alone swings,
-            since Adam moves logits at a speed of its own, whatever their gradients.
+        steepness: power of (expected bits / budget) that multiplies beta, which alone would swing: Adam moves logits at
+            a speed of its own, whatever their gradients.
         distill: weight (0 to 1) of the divergence from the float model's predictions; the model's loss has the rest.
         epoch_part: part (above 0, up to 1) of the training data that an epoch takes.
     """
@@ -98,7 +98,7 @@ class OneStageTask:
         return self._net.validate(self._data)
 
 
-def one_stage(
+def search_one_stage(
     data: SearchData, grid: Grid, config: OneStageConfig, exp_dir: str | Path, key: Any, budget: float
 ) -> tuple[Costs, nn.Module]:
     """Pass 1: what each number of bits costs each matrix, as of `nas_costs`, and the latent weights.

@@ -33,7 +33,7 @@ from mpq.search import (
     hessian,
     kl_costs,
     nas_costs,
-    one_stage,
+    search_one_stage,
 )
 from mpq.search.costs import named_weights
 from mpq.search.data import mean_loss, sample
@@ -197,7 +197,7 @@ def test_bits_are_learned(data: AmSearchData, tmp_path: Path) -> None:
     fit = FitConfig(epochs=2, lr=0.01)
     nas = nas_costs(data, grid, NasConfig(fit, batch_tokens=40), tmp_path / "nas", "key")
     options = OneStageConfig(replace(fit, weight_decay=0.0), batch_tokens=40)
-    costs, latent = one_stage(data, grid, options, tmp_path / "one", "key", 3.5)
+    costs, latent = search_one_stage(data, grid, options, tmp_path / "one", "key", 3.5)
     assert all(torch.equal(value, before[name]) for name, value in data.model.state_dict().items()), "left as it was"
     for found in (nas, costs):
         assert found.plan(shapes, 3.5).average_bits(shapes) <= 3.5

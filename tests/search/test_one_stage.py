@@ -14,7 +14,7 @@ from mpq.data.lmtext import LmText
 from mpq.io import BadInput
 from mpq.lm import LanguageModel
 from mpq.quant import quantizable
-from mpq.search import Grid, LmSearchData, OneStageConfig, one_stage
+from mpq.search import Grid, LmSearchData, OneStageConfig, search_one_stage
 from mpq.search.one_stage import OneStageTask
 from mpq.search.supernet import Supernet
 from mpq.train.loop import FitConfig
@@ -71,17 +71,17 @@ def test_the_teacher_pulls(model: LanguageModel, text: LmText) -> None:
     assert parts[0.5] == pytest.approx((parts[0.0] + parts[1.0]) / 2, rel=1e-4)
 
 
-@pytest.mark.parametrize("budget", [3.0])
-def test_bits_meet_the_budget(model: LanguageModel, text: LmText, tmp_path: Path, budget: float) -> None:
+def test_bits_meet_the_budget(model: LanguageModel, text: LmText, tmp_path: Path) -> None:
+    budget = 3.0
     before = copy.deepcopy(model.state_dict())
     data, shapes = LmSearchData(model, text, text), quantizable(model)
-    options = config(epochs=10, beta_speed=0.1)
-    costs, latent = one_stage(data, GRID, options, tmp_path, "key", budget)
+    options = config(epochs=10, logit_speed=20.0)
+    costs, latent = search_one_stage(data, GRID, options, tmp_path, "key", budget)
     plan = costs.plan(shapes, budget)
     largest = max(map(math.prod, shapes.values())) / sum(map(math.prod, shapes.values()))
     assert budget - 4 * largest < plan.average_bits(shapes) <= budget
     assert plan.method == "one-stage" and plan.budget == budget
-    assert expected_bits(costs.table, shapes) == pytest.approx(budget, rel=0.2), "learned so, not only projected"
+    assert expected_bits(costs.table, shapes) < 1.1 * budget, "learned so, not only projected; 14/3 at first"
     assert latent.state_dict().keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not torch.equal(latent.state_dict()["output.weight"], before["output.weight"])
@@ -94,9 +94,19 @@ def expected_bits(table: Any, shapes: dict[str, tuple[int, ...]]) -> float:
     return sum(spent) / sum(map(math.prod, shapes.values()))
 
 
+def test_bits_cost_more_above_the_budget_and_little_below(model: LanguageModel, text: LmText) -> None:
+    penalties = {}
+    for budget in (7 / 3, 14 / 3, 28 / 3):  # 14/3 bits are expected at first
+        net = Supernet(copy.deepcopy(model), GRID, config(beta=0.1, beta_speed=0.0), budget)
+        penalties[budget] = net.penalty([torch.full((3,), 1 / 3)] * len(net.logits)).item()
+    assert list(penalties.values()) == pytest.approx(
+        [0.1 * 14 / 3 * price for price in (2.0**8, 1.0, 0.5**8)], rel=1e-4
+    )
+
+
 def test_a_killed_search_continues_alike(model: LanguageModel, text: LmText, tmp_path: Path) -> None:
     data = LmSearchData(model, text, text)
-    whole, weights = one_stage(data, GRID, config(), tmp_path / "whole", "key", 3.0)
+    whole, weights = search_one_stage(data, GRID, config(), tmp_path / "whole", "key", 3.0)
 
     class Killed(OneStageTask):
         def loss(self, model: Any, batch: Any, done: float) -> torch.Tensor:
@@ -107,8 +117,8 @@ def test_a_killed_search_continues_alike(model: LanguageModel, text: LmText, tmp
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mpq.search.one_stage.OneStageTask", Killed)
         with pytest.raises(KeyboardInterrupt):
-            one_stage(data, GRID, config(), tmp_path / "killed", "key", 3.0)
-    resumed, resumed_weights = one_stage(data, GRID, config(), tmp_path / "killed", "key", 3.0)
+            search_one_stage(data, GRID, config(), tmp_path / "killed", "key", 3.0)
+    resumed, resumed_weights = search_one_stage(data, GRID, config(), tmp_path / "killed", "key", 3.0)
     assert all(torch.equal(resumed.table[name], rows) for name, rows in whole.table.items())
     for name, value in weights.state_dict().items():
         assert torch.equal(resumed_weights.state_dict()[name], value)
@@ -122,4 +132,4 @@ def test_bad_options(options: dict[str, Any]) -> None:
 
 def test_rows_are_refused(model: LanguageModel, text: LmText, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="level: node"):
-        one_stage(LmSearchData(model, text, text), Grid((2, 4), "node"), config(), tmp_path, "key", 3.0)
+        search_one_stage(LmSearchData(model, text, text), Grid((2, 4), "node"), config(), tmp_path, "key", 3.0)
