@@ -10,17 +10,24 @@ from jsonargparse import ArgumentParser, Namespace
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mpq.cli._searched import Searched
     from mpq.lm import LoadedLm
     from mpq.quant import BitPlan
-    from mpq.rescore.lossless import Comparison, Lists, LosslessSearch, Trial
+    from mpq.rescore.lossless import Comparison, Lists, LmLosslessSearch, LosslessSearch, Trial
+    from mpq.rescore.lossless_am import AmLosslessSearch, Decoding
 
-NEEDED = ("text", "dev", "nbest", "ref")
+NEEDED = {
+    "training text, held-out text, dev lists, reference": ("text", "dev", "nbest", "ref"),
+    "training features, those of the dev set, folder of mpq lang": ("features", "dev", "lang"),
+}
 RATIOS = "32,28,26,24,22,20,18,16,14,12,10,8,6,4"
 
 
 def add_lossless_arguments(parser: ArgumentParser) -> None:
     """Adds the options that only ``--lossless`` has."""
+    from mpq.fst.decoder import DecoderConfig
     from mpq.train.lm import QuantTrainConfig
+    from mpq.train.quant_am import QuantAmConfig
 
     parser.add_argument("--lossless", action="store_true", help="find the smallest model without significant loss")
     parser.add_argument("--ratios", type=str, default=RATIOS, metavar="LIST", help="times smaller than float32, to try")
@@ -28,12 +35,16 @@ def add_lossless_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--ref", type=str, metavar="FILE", help="its reference")
     parser.add_argument("--test-nbest", type=str, metavar="FILE", help="n-best lists to report the found model on")
     parser.add_argument("--test-ref", type=str, metavar="FILE", help="their reference")
+    parser.add_argument("--test-features", type=str, metavar="MANIFEST", help="or features, of an acoustic model")
     parser.add_argument("--alpha", type=float, default=0.05, help="level of significance of a loss")
     parser.add_argument(
         "--max-perplexity-increase", type=float, default=float("inf"), metavar="PCT", help="over float, in percent"
     )
     parser.add_argument("--train", type=Literal["ste", "admm"], default="ste", help="how to train each plan")
     parser.add_class_arguments(QuantTrainConfig, "quantize")
+    parser.add_class_arguments(QuantAmConfig, "quantize_am")
+    parser.add_class_arguments(DecoderConfig, "decode")
+    parser.add_argument("--nj", type=int, default=2, help="processes that decode")
 
 
 def check_lossless(args: Namespace) -> None:
@@ -43,14 +54,14 @@ def check_lossless(args: Namespace) -> None:
     for name in ("bits", "ratio"):
         if args[name] is not None:
             raise BadInput(f"--{name}: --lossless looks for the size itself; name the ratios to try by --ratios")
-    for name in NEEDED:
+    what, names = list(NEEDED.items())[bool(args.features or args.lang)]
+    for name in names:
         if not args[name]:
-            raise BadInput(
-                f"--{name} must be given with --lossless: training text, held-out text, dev lists, reference"
-            )
+            raise BadInput(f"--{name} must be given with --lossless: {what}")
     if bool(args.test_nbest) != bool(args.test_ref):
         raise BadInput("--test-nbest and --test-ref: give both or neither")
     check_range("--alpha", args.alpha, "(0, 1)")
+    check_range("--nj", args.nj, "[1, inf)")
     check_range("--max-perplexity-increase", args.max_perplexity_increase, "[0, inf]")
     _ratios(args)
 
@@ -68,34 +79,54 @@ def _ratios(args: Namespace) -> list[float]:
     return ratios
 
 
-def run_lossless(args: Namespace, lm: LoadedLm, plan_of_ratio: Callable[[float], BitPlan]) -> None:
+def run_lossless(args: Namespace, searched: Searched, plan_of_ratio: Callable[[float], BitPlan]) -> None:
     """Tries the plans of the ratios, and writes plan, model and figures of the smallest that holds.
 
     Raises:
         BadInput: none holds.
     """
-    from mpq.io import BadInput
-
-    search = _search(args, lm)
-    first = search.against_first_pass()
-    print(f"dev set: {first.words} words; the float model against the first pass: {first}")
-    if first.p >= args.alpha:
-        print("this set cannot tell the float model from the first pass: that a model is not worse on it says little")
-    plans = _plans(_ratios(args), plan_of_ratio)
-    for trial in search.trials(plans):
-        failure = trial.failure(args.alpha, args.max_perplexity_increase)
-        print(f"{trial}: {failure or 'holds'}", flush=True)
-        if not failure:
-            break
+    first, test = None, None
+    if searched.lm is not None:
+        lm_search = _lm_search(args, searched.lm)
+        first = _compare_first_pass(args, lm_search)
+        trial = _first_that_holds(args, lm_search, plan_of_ratio)
+        test = _test(args, lm_search, trial)
+        search: LosslessSearch = lm_search
     else:
-        raise BadInput(f"--ratios {args.ratios}: none holds; the last: {trial}; give smaller ones, or train longer")
-    test = _test(args, search, trial)
+        search = am_search = _am_search(args, searched)
+        trial = _first_that_holds(args, am_search, plan_of_ratio)
+        test = _test_am(args, am_search, trial)
     _write(args, search, trial, first, test)
     shown = f"; test {test}" if test else ""
     print(
         f"search: lossless: {trial.ratio:.2f} times smaller than float32 with {trial.bits:.3f} bits a weight, "
         f"dev {trial.dev}{shown}: {Path(args.out) / 'model.mpq'}"
     )
+
+
+def _compare_first_pass(args: Namespace, search: LmLosslessSearch) -> Comparison:
+    """Says whether the development set can show what a language model does at all."""
+    first = search.against_first_pass()
+    print(f"dev set: {first.words} words; the float model against the first pass: {first}")
+    if first.p >= args.alpha:
+        print("this set cannot tell the float model from the first pass: that a model is not worse on it says little")
+    return first
+
+
+def _first_that_holds(args: Namespace, search: LosslessSearch, plan_of_ratio: Callable[[float], BitPlan]) -> Trial:
+    """The smallest model that holds.
+
+    Raises:
+        BadInput: none does.
+    """
+    from mpq.io import BadInput
+
+    for trial in search.trials(_plans(_ratios(args), plan_of_ratio)):
+        failure = trial.failure(args.alpha, args.max_perplexity_increase)
+        print(f"{trial}: {failure or 'holds'}", flush=True)
+        if not failure:
+            return trial
+    raise BadInput(f"--ratios {args.ratios}: none holds; the last: {trial}; give smaller ones, or train longer")
 
 
 def _plans(ratios: list[float], plan_of_ratio: Callable[[float], BitPlan]) -> dict[float, BitPlan]:
@@ -117,12 +148,12 @@ def _plans(ratios: list[float], plan_of_ratio: Callable[[float], BitPlan]) -> di
     return plans
 
 
-def _search(args: Namespace, lm: LoadedLm) -> LosslessSearch:
+def _lm_search(args: Namespace, lm: LoadedLm) -> LmLosslessSearch:
     from mpq.cli._options import quant_train_config
     from mpq.io import sha256_file
     from mpq.quant import model_path
     from mpq.rescore import check_units
-    from mpq.rescore.lossless import LosslessSearch
+    from mpq.rescore.lossless import LmLosslessSearch
     from mpq.train.lm import LmTexts
 
     texts = LmTexts.open(args.text, args.dev, lm.tokenizer, args.cache or Path(args.dev).parent / "units")
@@ -130,7 +161,7 @@ def _search(args: Namespace, lm: LoadedLm) -> LosslessSearch:
     check_units(lm.tokenizer, dev.nbests)
     folder = Path(args.out) / "tried"
     key = sha256_file(model_path(args.model))
-    return LosslessSearch(lm, texts, dev, quant_train_config(args.quantize), args.train, folder, key)
+    return LmLosslessSearch(lm, texts, dev, quant_train_config(args.quantize), args.train, folder, key)
 
 
 def _lists(nbest: str, ref: str) -> Lists:
@@ -146,7 +177,57 @@ def _lists(nbest: str, ref: str) -> Lists:
     return Lists(lists, refs, sha256_file(nbest) + sha256_file(ref))
 
 
-def _test(args: Namespace, search: LosslessSearch, trial: Trial) -> Comparison | None:
+def _am_search(args: Namespace, searched: Searched) -> AmLosslessSearch:
+    from mpq.am import AcousticModel
+    from mpq.cli._options import quant_am_config
+    from mpq.cli._searched import am_training
+    from mpq.io import sha256_file
+    from mpq.quant import model_path
+    from mpq.rescore.lossless_am import AmLosslessSearch
+
+    model = searched.model
+    assert isinstance(model, AcousticModel)
+    config = quant_am_config(args.quantize_am)
+    key, folder = sha256_file(model_path(args.model)), Path(args.out) / "tried"
+    data = am_training(args, searched)
+    return AmLosslessSearch(model, searched.units, data, _decoding(args), config, args.train, folder, key)
+
+
+def _decoding(args: Namespace) -> Decoding:
+    """The decoder of --lang."""
+    from dataclasses import asdict
+
+    from mpq.fst.backend import check_backend
+    from mpq.fst.decoder import Decoder, DecoderConfig
+    from mpq.fst.graph import GRAPH_NAME, load_graph
+    from mpq.io import hash_config, read_symbols, sha256_file
+    from mpq.lang.arpa import read_arpa
+    from mpq.rescore.lossless_am import Decoding
+
+    lang, config = Path(args.lang), DecoderConfig(**args.decode.as_dict())
+    check_backend(config.fst)
+    files = [sha256_file(lang / name) for name in (GRAPH_NAME, "lm.arpa", "words.txt")]
+    decoder = Decoder(load_graph(lang), read_arpa(lang / "lm.arpa"), read_symbols(lang / "words.txt"), config)
+    return Decoding(decoder, args.nj, hash_config([asdict(config), files]))
+
+
+def _test_am(args: Namespace, search: AmLosslessSearch, trial: Trial) -> Comparison | None:
+    """The found model against the float one on the test features."""
+    from mpq.am import load_am
+    from mpq.data.batches import FeatureSet
+    from mpq.rescore.lossless import compare
+    from mpq.rescore.lossless_am import reference
+
+    if not args.test_features:
+        return None
+    features = FeatureSet(args.test_features, search.model.normalization)
+    refs, path = reference(features), search.model_path(trial)
+    models = {path.with_name("test"): load_am(path), search.folder / "float-test": search.model}
+    system, uncompressed = (search.decoding(m, features, out, [trial.key, refs.key]) for out, m in models.items())
+    return compare(refs, system, uncompressed)
+
+
+def _test(args: Namespace, search: LmLosslessSearch, trial: Trial) -> Comparison | None:
     """The found model against the float one on the test lists, with the weights of the development set."""
     from mpq.lm import load_lm
     from mpq.rescore.lossless import compare, rescore_set
@@ -155,10 +236,12 @@ def _test(args: Namespace, search: LosslessSearch, trial: Trial) -> Comparison |
         return None
     lists = _lists(args.test_nbest, args.test_ref)
     system = rescore_set(load_lm(search.model_path(trial)), lists, trial.weights)
-    return compare(lists, system, rescore_set(search.lm, lists, search.float.weights))
+    return compare(lists, system, rescore_set(search.lm, lists, search.uncompressed.weights))
 
 
-def _write(args: Namespace, search: LosslessSearch, trial: Trial, first: Comparison, test: Comparison | None) -> None:
+def _write(
+    args: Namespace, search: LosslessSearch, trial: Trial, first: Comparison | None, test: Comparison | None
+) -> None:
     """Model, units, plan and figures into --out."""
     import shutil
     from dataclasses import asdict
@@ -171,5 +254,6 @@ def _write(args: Namespace, search: LosslessSearch, trial: Trial, first: Compari
         if path.is_file():
             with atomic_path(Path(args.out) / path.name) as temporary:
                 shutil.copyfile(path, temporary)
-    figures = {"chosen": asdict(trial), "float_against_first_pass": asdict(first)}
-    write_yaml(Path(args.out) / "lossless.yaml", figures | ({"test": asdict(test)} if test else {}))
+    comparisons = {"float_against_first_pass": first, "test": test}
+    figures = {name: asdict(found) for name, found in comparisons.items() if found}
+    write_yaml(Path(args.out) / "lossless.yaml", {"chosen": asdict(trial), **figures})

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
     from mpq.lm import LoadedLm
     from mpq.search import SearchData
+    from mpq.train.quant_am import AmData
 
-LM_ONLY = ("text", "tokenizer", "nbest", "lossless")
-AM_ONLY = ("features", "lang")
+LM_ONLY = ("text", "tokenizer", "nbest", "ref", "test_nbest", "test_ref")
+AM_ONLY = ("features", "lang", "test_features")
 WITH_LOSS = ("hessian", "nas", "one-stage")  # methods that look at the loss, not only at predictions
 TRAINING = ("nas", "one-stage")
 
@@ -68,7 +69,8 @@ def load_searched(args: Namespace) -> Searched:
     for name in LM_ONLY if is_acoustic else AM_ONLY:
         if args[name]:
             kind, needs = ("acoustic", "--features, --dev, --lang") if is_acoustic else ("language", "--text and --dev")
-            raise BadInput(f"--{name}: {args.model} holds a {stored.arch} {kind} model, whose data are {needs}")
+            option = name.replace("_", "-")
+            raise BadInput(f"--{option}: {args.model} holds a {stored.arch} {kind} model, whose data are {needs}")
     if not is_acoustic:
         lm = load_float_lm(args.model, args.tokenizer)
         return Searched("language", lm.model, lm)
@@ -111,8 +113,6 @@ def open_data(args: Namespace, searched: Searched) -> SearchData:
 
 def _am_data(args: Namespace, searched: Searched) -> SearchData:
     from mpq.am import AcousticModel
-    from mpq.am.model import units_hash
-    from mpq.cli._options import am_data
     from mpq.data.batches import FeatureSet
     from mpq.io import BadInput
     from mpq.search import AmSearchData
@@ -122,14 +122,30 @@ def _am_data(args: Namespace, searched: Searched) -> SearchData:
     assert isinstance(model, AcousticModel)
     if args.method not in WITH_LOSS:
         return AmSearchData(model, FeatureSet(args.dev, model.normalization))
-    for name in AM_ONLY:
+    for name in ("features", "lang"):
         if not args[name]:
             raise BadInput(f"--method {args.method} looks at the model's loss: it needs --{name}")
-    data = am_data(model, args.features, args.dev, args.lang)
+    data = am_training(args, searched)
+    config = AmConfig(model=model.config, phone_order=args.phone_order)
+    task = AmTask(config, data.train, data.dev, data.lexicon, data.units, model)
+    return AmSearchData(model, data.dev, task, ctc=args.loss == "ctc")
+
+
+def am_training(args: Namespace, searched: Searched) -> AmData:
+    """What --features, --dev and --lang name.
+
+    Raises:
+        BadInput: the units are not those of the model.
+    """
+    from mpq.am import AcousticModel
+    from mpq.am.model import units_hash
+    from mpq.cli._options import am_data
+    from mpq.io import BadInput
+
+    assert isinstance(searched.model, AcousticModel)
+    data = am_data(searched.model, args.features, args.dev, args.lang)
     if units_hash(data.units.names) != units_hash(searched.units):
         raise BadInput(
             f"--lang {args.lang}: its {len(data.units)} units are not those that {args.model} was trained for"
         )
-    config = AmConfig(model=model.config, phone_order=args.phone_order)
-    task = AmTask(config, data.train, data.dev, data.lexicon, data.units, model)
-    return AmSearchData(model, data.dev, task, ctc=args.loss == "ctc")
+    return data

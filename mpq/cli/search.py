@@ -27,7 +27,8 @@ trust that error rates fall with every bit, which, being noisy, they do not.) "N
 that the set is too small to tell: the interval of the difference says what it can show, and --max-perplexity-increase
 refuses what it cannot. Into the folder --out go model.mpq, plan.yaml, lossless.yaml (figures) and tried/ (every model,
 and tried.jsonl, from which a killed search goes on). With --test-nbest and --test-ref the significance of what was
-found is reported on lists that had no part in the search.
+found is reported on lists that had no part in the search. An acoustic model is trained on --features as --quantize-am
+says, and decodes --dev with the graph of --lang (--decode.beam and so on, --nj); --test-features is its test set.
 
 Examples:
   mpq search --method kl --model exp/lm/lstm --bits 2.5 --dev dev.txt --out plan.yaml
@@ -38,6 +39,8 @@ Examples:
     --dev features/dev/cuts.jsonl.gz --lang exp/lang --out plan.yaml
   mpq search --lossless --model exp/lm/lstm --text train.txt --dev dev.txt --quantize conf/quantize.yaml \\
     --nbest dev.jsonl.gz --ref dev/text --test-nbest test.jsonl.gz --test-ref test/text --out exp/lossless
+  mpq search --lossless --model exp/am --features features/train/cuts.jsonl.gz --dev features/dev/cuts.jsonl.gz \\
+    --lang exp/lang --test-features features/test/cuts.jsonl.gz --quantize-am conf/quantize_am.yaml --out exp/lossless
 """
 
 from __future__ import annotations
@@ -105,8 +108,8 @@ def run(args: Namespace) -> None:
     started = time.monotonic()
     _check(args)
     searched, grid = _load(args)
-    if searched.lm and args.lossless:
-        run_lossless(args, searched.lm, _plan_of_ratio(args, searched, grid))
+    if args.lossless:
+        run_lossless(args, searched, _plan_of_ratio(args, searched, grid))
         return
     plan = _plan(args, searched, grid) if args.ratio is None else _plan_of_ratio(args, searched, grid)(args.ratio)
     write_plan(args.out, plan)

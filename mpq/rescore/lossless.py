@@ -1,24 +1,27 @@
 """The smallest model whose word error rate is not significantly worse than the float model's.
 
-Plans for a range of file sizes are trained, packed and used to rescore the development lists, smallest file first,
-until one holds. Every file that is left is larger, so that is the smallest. Bisection would train fewer models, but it
-takes for granted that a size that fails rules out all below it: error rates are noisy and do not fall with every bit,
-and a failure by chance would cost the answer. What keeps a small file from slipping through where the set is too small
-to show its loss: the interval of the difference, which says what the set can show, and a limit on the perplexity, which
-varies far less.
+Plans for a range of file sizes are trained, packed and used on the development set (a language model rescores its
+n-best lists, an acoustic model decodes it), smallest file first, until one holds. Every file that is left is larger, so
+that is the smallest. Bisection would train fewer models, but it takes for granted that a size that fails rules out all
+below it: error rates are noisy and do not fall with every bit, and a failure by chance would cost the answer. What
+keeps a small file from slipping through where the set is too small to show its loss: the interval of the difference,
+which says what the set can show, and for language models a limit on the perplexity, which varies far less.
 
-Weights are tuned on the development set, for the float model too; the test set only reports.
+Weights of language models are tuned on the development set, for the float model too; the test set only reports.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
+
+from torch import nn
 
 from mpq.io import NBest, hash_config, read_jsonl, write_jsonl
 from mpq.lm import LoadedLm, load_lm, perplexity, save_lm
@@ -34,7 +37,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Lists:
-    """N-best lists of a set, and what was said.
+    """N-best lists of a set, none where it is decoded, and what was said.
 
     Attributes:
         key: identifies them.
@@ -47,9 +50,9 @@ class Lists:
 
 @dataclass(frozen=True)
 class Rescored:
-    """The weights that a model's lists were reranked with, and the words that came out."""
+    """The weights that a language model's lists were reranked with, and the words that came out."""
 
-    weights: Weights
+    weights: Weights | None
     hyps: Mapping[str, Sequence[str]]
 
 
@@ -94,8 +97,9 @@ class Trial:
         asked: ratio that the plan was made for; names its folder.
         bits: of a weight on average.
         ratio: how many times smaller than float32 its file is.
-        perplexity_increase: over the float model's, in percent.
-        seconds: of training and rescoring, in this run.
+        perplexity, perplexity_increase: of a language model, and how much over the float model's, in percent.
+        seconds: of training and rescoring or decoding, in this run.
+        weights: of a language model.
         dev: against the float model on the development set.
     """
 
@@ -104,29 +108,32 @@ class Trial:
     bits: float
     bytes: int
     ratio: float
-    perplexity: float
-    perplexity_increase: float
+    perplexity: float | None
+    perplexity_increase: float | None
     seconds: float
-    weights: Weights
+    weights: Weights | None
     dev: Comparison
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Trial:
         """From what `asdict` made of it."""
-        return cls(**{**row, "weights": Weights(**row["weights"]), "dev": Comparison(**row["dev"])})
+        weights = row["weights"] and Weights(**row["weights"])
+        return cls(**{**row, "weights": weights, "dev": Comparison(**row["dev"])})
 
     def failure(self, alpha: float, max_increase: float) -> str:
         """Why it does not hold; empty where it does."""
         if self.dev.worse(alpha):
             return "significantly worse"
-        if self.perplexity_increase > max_increase:
+        if self.perplexity_increase is not None and self.perplexity_increase > max_increase:
             return f"perplexity more than {max_increase:g} % above float"
         return ""
 
     def __str__(self) -> str:
+        perplexity = "" if self.perplexity is None else f"perplexity {self.perplexity:.2f} "
+        increase = "" if self.perplexity_increase is None else f"({self.perplexity_increase:+.1f} %), "
         return (
-            f"{self.bits:.3f} bits, {self.bytes} bytes, {self.ratio:.2f} times smaller than float32, perplexity "
-            f"{self.perplexity:.2f} ({self.perplexity_increase:+.1f} %), dev {self.dev}"
+            f"{self.bits:.3f} bits, {self.bytes} bytes, {self.ratio:.2f} times smaller than float32, "
+            f"{perplexity}{increase}dev {self.dev}"
         )
 
 
@@ -148,33 +155,42 @@ def compare(lists: Lists, system: Rescored, other: Rescored) -> Comparison:
     return Comparison(ours.words, wer, other_wer, round(difference, 4), low, high, test.p)
 
 
-class LosslessSearch:
+@dataclass(frozen=True)
+class Made:
+    """A trained and packed model on the development set; ratio and perplexity as of `Trial`."""
+
+    system: Rescored
+    bytes: int
+    ratio: float
+    perplexity: float | None = None
+    perplexity_increase: float | None = None
+
+
+class LosslessSearch(ABC):
     """Tries plans, smallest file first, and remembers what it tried in `tried.jsonl`.
 
+    Attributes:
+        uncompressed: the float model on the development set.
+
     Args:
-        lm: the float model.
-        texts: to train and to measure perplexity.
-        dev: lists to tune the weights and to decide on.
-        config: how to train; `train` is `ste` or `admm`.
+        model: the float model.
+        dev: what to decide on.
         folder: takes a folder for each ratio, and the record.
-        key: identifies the float model.
+        parts: what a trial depends on besides its plan.
     """
 
-    def __init__(
-        self, lm: LoadedLm, texts: LmTexts, dev: Lists, config: QuantTrainConfig, train: str, folder: Path, key: str
-    ) -> None:
-        self.lm, self.texts, self.dev, self.config, self.train = lm, texts, dev, config, train
-        self.folder, self.key = folder, key
-        self.shapes = quantizable(lm.model)
-        self.perplexity = perplexity(lm.model, texts.dev).value
-        self.float = rescore_set(lm, dev)
+    uncompressed: Rescored
+
+    def __init__(self, model: nn.Module, dev: Lists, folder: Path, parts: Mapping[str, Any]) -> None:
+        self.dev, self.folder, self._parts = dev, folder, parts
+        self.shapes = quantizable(model)
         record = folder / "tried.jsonl"
         rows = [row for _, row in read_jsonl(record)] if record.exists() else []
         self.tried = {trial.key: trial for trial in map(Trial.from_row, rows)}
 
-    def against_first_pass(self) -> Comparison:
-        """The float model against the first pass: whether the set can show what a language model does at all."""
-        return compare(self.dev, self.float, rescore_set(None, self.dev))
+    @abstractmethod
+    def make(self, plan: BitPlan, path: Path) -> Made:
+        """Trains, packs into `path` and uses a model; killed, it goes on from the training's last checkpoint."""
 
     def trials(self, plans: Mapping[float, BitPlan]) -> Iterator[Trial]:
         """Tries the plans, by the ratio that each was made for, largest first; those tried before from the record."""
@@ -183,13 +199,7 @@ class LosslessSearch:
             if plan.bits in seen:
                 continue
             seen.append(plan.bits)
-            parts = {
-                "plan": plan.to_dict(),
-                "config": asdict(self.config),
-                "train": self.train,
-                "texts": self.texts.key,
-            }
-            key = hash_config({**parts, "asked": asked, "float": self.key, "dev": self.dev.key})
+            key = hash_config({**self._parts, "plan": plan.to_dict(), "asked": asked, "dev": self.dev.key})
             if key not in self.tried:
                 self.tried[key] = self._try(asked, plan, key)
                 write_jsonl(self.folder / "tried.jsonl", (asdict(trial) for trial in self.tried.values()))
@@ -203,26 +213,56 @@ class LosslessSearch:
         return self.folder / f"{asked:g}" / "model.mpq"
 
     def _try(self, asked: float, plan: BitPlan, key: str) -> Trial:
-        """Trains, packs and rescores; killed, it goes on from the training's last checkpoint."""
         began = time.monotonic()
         path = self._path(asked)
+        made = self.make(plan, path)
+        write_plan(path.with_name("plan.yaml"), plan)
+        return Trial(
+            key=key,
+            asked=asked,
+            bits=round(plan.average_bits(self.shapes), 4),
+            bytes=made.bytes,
+            ratio=round(made.ratio, 3),
+            perplexity=None if made.perplexity is None else round(made.perplexity, 3),
+            perplexity_increase=None if made.perplexity_increase is None else round(made.perplexity_increase, 3),
+            seconds=round(time.monotonic() - began, 1),
+            weights=made.system.weights,
+            dev=compare(self.dev, made.system, self.uncompressed),
+        )
+
+
+class LmLosslessSearch(LosslessSearch):
+    """Language models, used to rescore lists.
+
+    Args:
+        lm: the float model.
+        texts: to train and to measure perplexity.
+        dev: lists to tune the weights and to decide on.
+        config: how to train; `train` is `ste` or `admm`.
+        folder: as of `LosslessSearch`.
+        key: identifies the float model.
+    """
+
+    def __init__(
+        self, lm: LoadedLm, texts: LmTexts, dev: Lists, config: QuantTrainConfig, train: str, folder: Path, key: str
+    ) -> None:
+        parts = {"config": asdict(config), "train": train, "texts": texts.key, "float": key}
+        super().__init__(lm.model, dev, folder, parts)
+        self.lm, self.texts, self.config, self.train, self.key = lm, texts, config, train, key
+        self.perplexity = perplexity(lm.model, texts.dev).value
+        self.uncompressed = rescore_set(lm, dev)
+
+    def against_first_pass(self) -> Comparison:
+        """The float model against the first pass: whether the set can show what a language model does at all."""
+        return compare(self.dev, self.uncompressed, rescore_set(None, self.dev))
+
+    def make(self, plan: BitPlan, path: Path) -> Made:
+        """Trains, packs and rescores."""
         model, _ = train_quantized_lm(
             self.lm, plan, self.config, self.texts, f"{path}.train", self.key, method=self.train
         )
         value = perplexity(model.eval(), self.texts.dev).value
         save_lm(path, model, self.lm.tokenizer, plan, {"train": self.train, "perplexity": round(value, 2)})
-        write_plan(path.with_name("plan.yaml"), plan)
         packed = load_lm(path)
-        system = rescore_set(packed, self.dev)
-        return Trial(
-            key=key,
-            asked=asked,
-            bits=round(plan.average_bits(self.shapes), 4),
-            bytes=packed.n_bytes,
-            ratio=round(packed.ratio, 3),
-            perplexity=round(value, 3),
-            perplexity_increase=round(100 * (value / self.perplexity - 1), 3),
-            seconds=round(time.monotonic() - began, 1),
-            weights=system.weights,
-            dev=compare(self.dev, system, self.float),
-        )
+        increase = 100 * (value / self.perplexity - 1)
+        return Made(rescore_set(packed, self.dev), packed.n_bytes, packed.ratio, value, increase)
