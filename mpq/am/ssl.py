@@ -4,7 +4,7 @@ The one place that imports torchaudio's models of waveforms. Baevski et al. 2020
 self-supervised learning of speech representations"; Hsu et al. 2021, "HuBERT: self-supervised speech representation
 learning by masked prediction of hidden units", which trains the same architecture otherwise. A convolutional extractor
 turns samples into frames, a Transformer encodes them. Unlike torchaudio's whole models, an utterance's outputs do not
-depend on what it is padded with: its group norm goes over its own frames alone. The weight norm of the
+depend on what it is padded with: the extractor reads each utterance by itself. The weight norm of the
 positional convolution is folded into a plain weight, which can be quantized like any other.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -142,6 +141,7 @@ class SslModel(AcousticModel):
         super().__init__(SAMPLES, 0, n_outputs, (config.layers, config.dim))
         self.config = config
         self.subsampling = math.prod(config.conv_strides) // SAMPLES
+        self._shortest = _shortest(config)
         self.feature_extractor, self.encoder = _torchaudio_layers(config)
         self.mask_embedding = nn.Parameter(torch.empty(config.dim))
         self._initialize()
@@ -167,12 +167,12 @@ class SslModel(AcousticModel):
         """Output frames of utterances of so many frames of 10 ms: those whose samples all lie inside; at least one."""
         frames = lengths * SAMPLES
         for kernel, stride in zip(self.config.conv_kernels, self.config.conv_strides, strict=True):
-            frames = _frames(frames, kernel, stride)
+            frames = (torch.div(frames - kernel, stride, rounding_mode="floor") + 1).clamp(min=1)
         return frames
 
     def encode(self, features: Tensor, lengths: Tensor, ivectors: Tensor | None, scales: Tensor | None) -> Tensor:
         """Hidden frames `(N, T', dim)`."""
-        x = self.encoder.feature_projection(self._extract(features, lengths * SAMPLES))
+        x = self.encoder.feature_projection(self._extract(features, lengths))
         mask = frame_mask(self.out_lengths(lengths), x.shape[1])
         if self.training:
             x = self._hide(x)
@@ -190,30 +190,15 @@ class SslModel(AcousticModel):
         return hidden
 
     def _extract(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Frames `(N, T', C)` of the extractor, of waveforms `(N, T, SAMPLES)` of so many samples."""
-        x = features.flatten(1)
-        if self.config.normalize:
-            x = _norm_rows(x, lengths, lambda row: F.layer_norm(row, row.shape[-1:]))
-        x = x * frame_mask(lengths, x.shape[1])
-        needed = self._reach()  # samples of one output frame
-        x = F.pad(x, (0, max(0, needed - x.shape[1])))[:, None]
-        for layer in self.feature_extractor.conv_layers:
-            x, norm = layer.conv(x), layer.layer_norm
-            lengths = _frames(lengths, layer.kernel_size, layer.stride)
-            if isinstance(norm, nn.GroupNorm):
-                # not norm(...), which refuses a single frame in training
-                x = _norm_rows(x, lengths, partial(_group_norm, norm))
-            elif norm is not None:
-                x = norm(x)
-            x = F.gelu(x)
-        return x.transpose(1, 2)
-
-    def _reach(self) -> int:
-        """Samples that an output frame of the extractor sees."""
-        reach, step = 1, 1
-        for kernel, stride in zip(self.config.conv_kernels, self.config.conv_strides, strict=True):
-            reach, step = reach + (kernel - 1) * step, step * stride
-        return reach
+        """Frames `(N, T', C)` of the extractor, whose long inner sequences are held for one utterance at a time."""
+        frames = []
+        for wave, length in zip(features.flatten(1), (lengths * SAMPLES).tolist(), strict=True):
+            wave = wave[None, :length]
+            if self.config.normalize:
+                wave = F.layer_norm(wave, wave.shape)
+            wave = F.pad(wave, (0, max(0, self._shortest - length)))
+            frames.append(self.feature_extractor(wave, None)[0][0])
+        return nn.utils.rnn.pad_sequence(frames, batch_first=True)
 
     def _hide(self, x: Tensor) -> Tensor:
         """Masks of training: stretches of frames become the mask embedding, stretches of channels zero."""
@@ -253,21 +238,12 @@ def _torchaudio_layers(config: Wav2Vec2Config) -> tuple[Any, Any]:
     return model.feature_extractor, model.encoder
 
 
-def _frames(lengths: Tensor, kernel: int, stride: int) -> Tensor:
-    """Frames of a convolution that pads nothing; at least one."""
-    return (torch.div(lengths - kernel, stride, rounding_mode="floor") + 1).clamp(min=1)
-
-
-def _norm_rows(x: Tensor, lengths: Tensor, norm: Any) -> Tensor:
-    """Each utterance `(1, ..., T)` normalized over its own frames; zeros behind them."""
-    rows = []
-    for row, length in zip(x[:, None].unbind(), lengths.tolist(), strict=True):
-        rows.append(F.pad(norm(row[..., :length]), (0, x.shape[-1] - min(length, x.shape[-1]))))
-    return torch.cat(rows)
-
-
-def _group_norm(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    return torch.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+def _shortest(config: Wav2Vec2Config) -> int:
+    """Samples that one output frame sees, and at least those of two frames of the first layer, for its norm."""
+    reach, step = 1, 1
+    for kernel, stride in zip(config.conv_kernels, config.conv_strides, strict=True):
+        reach, step = reach + (kernel - 1) * step, step * stride
+    return max(reach, config.conv_kernels[0] + config.conv_strides[0])
 
 
 def _draw_spans(shape: Any, prob: float, length: int, device: torch.device) -> Tensor:

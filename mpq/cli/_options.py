@@ -60,8 +60,11 @@ def am_config(given: Mapping[str, Any], checkpoint: Checkpoint | None = None) ->
     Raises:
         BadInput: no such architecture or option, or another architecture than the checkpoint's.
     """
-    from mpq.am import CONFIGS, expand_preset
+    from mpq.am import CONFIGS, PRESETS, expand_preset
 
+    arch, known = str(given.get("arch", "")), [*CONFIGS, *PRESETS]
+    if arch and arch not in known:
+        raise BadInput(f"model: arch: '{arch}' is not one of {', '.join(known)}{did_you_mean(arch, known)}")
     given = expand_preset(given)
     if checkpoint is not None:
         found = checkpoint.options.get("arch", given.get("arch"))
