@@ -37,7 +37,7 @@ UTTERANCES = {
     "test-other": 2939,
 }
 WORDS = {"dev-clean": 54402, "dev-other": 50948, "test-clean": 52576, "test-other": 52343}
-ARPA = "3-gram.pruned.3e-7.arpa"
+ARPA, WHOLE_ARPA = "3-gram.pruned.3e-7.arpa", "4-gram.arpa"
 LEXICON, VOCABULARY, LM_TEXT = "librispeech-lexicon.txt", "librispeech-vocab.txt", "librispeech-lm-norm.txt.gz"
 _HELD_OUT_WORDS = 6  # a held-out sentence this long is taken out of the training text; shorter ones anybody says
 _SMOKE_TRAIN, _SMOKE_SET, _SMOKE_TEXT = 120, 16, 20_000
@@ -70,18 +70,20 @@ def find_root(folders: Sequence[Path]) -> Path:
 
 
 def find_files(folders: Sequence[Path], checks: Checks) -> dict[str, Path]:
-    """The language model files, in `folders` or one folder further down, packed or not."""
+    """The language model files, in `folders` or one folder further down, packed or not; the 4-gram may be missing."""
     found, missing = {}, []
-    for name in (ARPA, LEXICON, VOCABULARY, LM_TEXT):
+    for name in (ARPA, WHOLE_ARPA, LEXICON, VOCABULARY, LM_TEXT):
         names = (name, name.removesuffix(".gz")) if name.endswith(".gz") else (name, f"{name}.gz")
         places = (
             path for folder in folders for place in names for path in (folder / place, *folder.glob(f"*/{place}"))
         )
         path = next((place for place in places if place.is_file()), None)
-        if path is None:
-            missing.append(names[-1] if name == ARPA else name)
-        else:
+        if path is not None:
             found[name] = path
+        elif name == WHOLE_ARPA:
+            checks.warn(f"no {names[-1]} (OpenSLR 11): lists are not rescored with it")
+        else:
+            missing.append(names[-1] if name == ARPA else name)
     checks.missing("language model files (OpenSLR 11)", missing, needed=True)
     return found
 
@@ -217,7 +219,7 @@ def prepare(
     smoke: bool = False,
     nj: int = 1,
 ) -> str:
-    """Writes manifests, n-gram model, lexicon and texts of LibriSpeech to `out`.
+    """Writes manifests, n-gram models, lexicon and texts of LibriSpeech to `out`.
 
     Args:
         out: folder of the data: `train`, the four sets, `lm`. The LM text holds librispeech-lm-norm and the
@@ -238,6 +240,8 @@ def prepare(
     for part, items in corpus.parts.items():
         write_manifests(out / part, items, RATE, corpus.frames)
     write_arpa(corpus.files[ARPA], out / "lm" / "3-gram.arpa")
+    if WHOLE_ARPA in corpus.files:
+        write_arpa(corpus.files[WHOLE_ARPA], out / "lm" / "4-gram.arpa.gz")
     with atomic_path(out / "lm" / "lexicon.txt") as temporary:
         shutil.copyfile(corpus.files[LEXICON], temporary)
     removed = _write_texts(corpus, out / "lm", _SMOKE_TEXT if smoke else None)

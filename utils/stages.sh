@@ -8,11 +8,11 @@
 #   lms              language models, each with conf/NAME.yaml: (lstm transformer)
 #   systems          their quantized versions, LM-NBITbit or LM-NBITbit-rounded (rounded, not trained): (lstm-2bit ...)
 #   am_conf          the acoustic model's configuration: conf/am.yaml
-#   lists            the folder of the n-best lists that are rescored: EXP/decode
+#   ngram            name of a larger n-gram model that rescores the lists first, as EXP/data/lm/NAME.arpa.gz: (4-gram)
 #   small_am small_ivector small_lm small_dim    further options of training where --smoke is given
 # and of its user, where it calls am_options: speeds, acoustic_units, ivectors, lhuc
 
-sets=(dev test) lms=(lstm transformer) systems=() am_conf=conf/am.yaml lists=""
+sets=(dev test) lms=(lstm transformer) systems=() am_conf=conf/am.yaml ngram=""
 small_am=() small_ivector=() small_lm=() small_dim=()
 # shellcheck disable=SC2034
 speeds=0.9,1.0,1.1 acoustic_units=phones ivectors="" lhuc=""
@@ -100,6 +100,14 @@ decode_sets() {
   done
 }
 
+# Stage 5, where the recipe has a larger n-gram model: its scores take the place of the first pass's in all lists
+rescore_by_ngram() {
+  [ -n "$ngram" ] || return 0
+  local arpa=$exp/data/lm/$ngram.arpa.gz names=("${sets[@]/%//nbest.jsonl.gz}")
+  step "$ngram" --in "$arpa" "${names[@]/#/$exp/decode/}" --out "${names[@]/#/$exp/decode-$ngram/}" \
+    -- mpq rescore --nbest "${names[@]/#/$exp/decode/}" --arpa "$arpa" --out "${names[@]/#/$exp/decode-$ngram/}"
+}
+
 # Stage 6, of other configurations under steps of other names: train_language_models UNITS [CONF OUT PREFIX]
 train_language_models() {
   local lm conf=${2:-conf} out=${3:-$exp/lm}
@@ -132,10 +140,13 @@ quantize_systems() {
 }
 
 # Rescores all sets, with weights tuned on the first; the n-gram model alone where there is no other: rescore_job NAME OUT [MODEL]
+# The lists are those of the larger n-gram model, but for the first pass.
 rescore_job() {
   local out=$2 lm=() nbest=("${sets[@]/%//nbest.jsonl.gz}") rescored=("${sets[@]/%/.jsonl.gz}") hyps=("${sets[@]/#/hyp-}")
+  local lists=$exp/decode
   [ $# -eq 2 ] || lm=(--lm "$3")
-  nbest=("${nbest[@]/#/${lists:-$exp/decode}/}") rescored=("${rescored[@]/#/$out/}") hyps=("${hyps[@]/#/$out/}") hyps=("${hyps[@]/%/.txt}")
+  [ -z "$ngram" ] || [ "$1" = first-pass ] || lists=$exp/decode-$ngram
+  nbest=("${nbest[@]/#/$lists/}") rescored=("${rescored[@]/#/$out/}") hyps=("${hyps[@]/#/$out/}") hyps=("${hyps[@]/%/.txt}")
   job "$1" --in "${nbest[@]}" "${@:3}" --out "$out/weights.yaml" "${hyps[@]}" \
     -- mpq rescore --nbest "${nbest[@]}" "${lm[@]}" --tune "$exp/data/${sets[0]}/text" \
       --weights-out "$out/weights.yaml" --out "${rescored[@]}" --hyp-out "${hyps[@]}"
@@ -145,6 +156,7 @@ rescore_job() {
 rescore_systems() {
   local name
   rescore_job first-pass "$exp/rescore/first-pass"
+  [ -z "$ngram" ] || rescore_job "$ngram" "$exp/rescore/$ngram"
   for name in "${lms[@]}"; do rescore_job "$name" "$exp/rescore/$name" "$exp/lm/$name/model.mpq"; done
   for name in "${systems[@]}"; do rescore_job "$name" "$exp/rescore/$name" "$exp/quant/$name/model.mpq"; done
   run_jobs
@@ -160,10 +172,11 @@ report() {
 
 # Stage 10
 report_results() {
-  local texts=("${sets[@]/%//text}") names
+  local texts=("${sets[@]/%//text}") names larger=()
   names=$(IFS=,; echo "${sets[*]}")
+  [ -z "$ngram" ] || larger=(--ngram "$ngram")
   step results --in "${texts[@]/#/$exp/data/}" "$exp"/rescore/*/hyp-*.txt --out "$exp/results.jsonl" \
-    -- mpq results "$exp" --sets "$names" --seed "$seed"
+    -- mpq results "$exp" --sets "$names" --seed "$seed" "${larger[@]}"
   step report --in "$exp/results.jsonl" conf/report.yaml --out "$exp"/{RESULTS.md,report.html,size_wer.png} \
     -- report "$exp" conf/report.yaml "$smoke"
 }

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # librispeech: LibriSpeech, 960 hours of read books (--corpus-dir), with the n-gram model and text of OpenSLR 11
 #
-# A Conformer trained by LF-MMI on 100, 460 or 960 hours (--train), first pass with the pruned trigram of OpenSLR 11, neural language
-# models of 800 million words, quantized, rescoring dev and test, clean and other. --corpus-dir is the folder that
+# A Conformer over sentencepiece units (--am tdnnf: a CNN-TDNN-F over phones) trained by CTC and LF-MMI on 100, 460 or
+# 960 hours (--train), first pass with the pruned trigram of OpenSLR 11, its lists rescored with the 4-gram, neural
+# language models of 800 million words, quantized, rescoring dev and test, clean and other. --corpus-dir is the folder that
 # holds train-clean-100 and so on; the files of OpenSLR 11 lie in it, in a folder in it, or in a second --corpus-dir.
 # The result is in EXP_DIR/report.html and RESULTS.md.
 set -euo pipefail
@@ -11,7 +12,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/../../utils/stage.sh"
 # shellcheck source=utils/stages.sh
 source "$stage_root/utils/stages.sh"
 
-train=960 partial=false
+train=960 am=conformer partial=false acoustic_units="" ivectors=false lhuc=false
+am_options
+option am "conformer|tdnnf" "acoustic model: conf/am.yaml with sentencepiece units, or conf/am_tdnnf.yaml with phones"
 option train "100|460|960" "hours of training speech"
 option partial flag "a part of the corpus will do; what is missing is told, and left out"
 need_option corpus-dir "the folder of LibriSpeech that holds train-clean-100, dev-clean, ..."
@@ -22,11 +25,16 @@ exp=$exp_dir
 sets=(dev-clean dev-other test-clean test-other)
 systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit lstm-{2,1}bit-rounded)
 given_corpus --train "$train" --nj "$nj"
-disk=$((8 + train / 10)) memory=16 # features and text; the graph of 200,000 words
+disk=$((10 + train / 10)) memory=16 # features and text; the graph of 200,000 words
+if [ "$am" = tdnnf ]; then am_conf=conf/am_tdnnf.yaml acoustic_units=${acoustic_units:-phones}; fi
+lang_options=(--acoustic-units "${acoustic_units:-pieces}")
 if [ "$smoke" = true ]; then
   disk=1 memory=4 sets=(dev-clean test-clean) lms=(lstm) systems=(lstm-2bit)
-  small_am=(--fit.epochs 2 --max_frames 4000 --model.dim 16 --model.heads 2 --model.feed_forward 32 --model.layers 1
-    --model.channels 4)
+  small_am=(--model.dim 16 --model.heads 2 --model.feed_forward 32 --model.layers 1 --model.channels 4)
+  [ "$am" = conformer ] || small_am=(--model.hidden 48 --model.bottleneck 16 --model.first_bottleneck 16 --model.channels "[4,8]"
+    --model.height_strides "[2,2]" --model.strides "[1]" --model.prefinal 16)
+  small_am+=(--fit.epochs 2 --fit.average 0 --max_frames 4000 --model.ivector_dim 8)
+  small_ivector=(--dim 8 --gaussians 8 --iterations 2) lang_options+=(--pieces 60)
   small_lm=(--fit.epochs 1) small_dim=(--model.dim 64 --model.layers 1)
 fi
 
@@ -38,19 +46,23 @@ if stage 1; then
   step prepare --out "${names[@]/#/$exp/data/}" "$exp"/data/lm/{train.txt,dev.txt,test.txt,transcripts.txt,lexicon.txt,3-gram.arpa} \
     -- mpq prepare librispeech "${corpus_options[@]}" --out "$exp/data"
 fi
+[ ! -f "$exp/data/lm/4-gram.arpa.gz" ] || ngram=4-gram
 
-if stage 2; then make_features 0.9,1.0,1.1; fi
+if stage 2; then make_features "$speeds"; fi
 
 if stage 3; then
   text=$exp/data/lm
   step lang --in conf/lang.yaml "$text"/{transcripts.txt,lexicon.txt,3-gram.arpa} "$exp"/data/dev-{clean,other}/text \
     --out "$exp"/lang/{lexicon.txt,tokenizer.model,lm.arpa,HLG.fst} \
     -- mpq lang --config conf/lang.yaml --dictionary "$text/lexicon.txt" cmudict --text "$text/transcripts.txt" \
-      --transcripts "$exp"/data/dev-{clean,other}/text --arpa "$text/3-gram.arpa" --out "$exp/lang"
+      --transcripts "$exp"/data/dev-{clean,other}/text --arpa "$text/3-gram.arpa" --out "$exp/lang" "${lang_options[@]}"
 fi
 
 if stage 4; then train_acoustic_model; fi
-if stage 5; then decode_sets; fi
+if stage 5; then
+  decode_sets
+  rescore_by_ngram
+fi
 if stage 6; then train_language_models "$exp/lang/tokenizer.model"; fi
 if stage 8; then quantize_systems; fi
 if stage 9; then rescore_systems; fi

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -25,6 +26,9 @@ SYSTEMS = [
     *(f"transformer-{n_bits}bit" for n_bits in (4, 2)),
     *(f"lstm-{n_bits}bit-rounded" for n_bits in (2, 1)),
 ]
+
+# of these files two equal runs have the same bytes
+SAME_BYTES = ("lang/HLG.fst", "am/model.mpq", "lm/*/model.mpq", "quant/*/model.mpq", "decode/*/nbest.jsonl.gz")
 
 Row = dict[str, Any]
 
@@ -107,6 +111,24 @@ class Recipe:
         """Every file with the time of its last change; the lock is touched by every run."""
         files = (path for path in self.exp.rglob("*") if path.is_file() and path.name != ".lock")
         return {str(path.relative_to(self.exp)): path.stat().st_mtime_ns for path in files}
+
+
+def check_same(recipe: Recipe, undisturbed: Recipe) -> None:
+    """The results, the report and what they were made from are those of another run."""
+    assert recipe.rows() == undisturbed.rows()
+    assert (recipe.exp / "RESULTS.md").read_text() == (undisturbed.exp / "RESULTS.md").read_text()
+    for pattern in SAME_BYTES:
+        files = sorted(undisturbed.exp.glob(pattern))
+        assert files
+        for path in files:
+            name = path.relative_to(undisturbed.exp)
+            assert (recipe.exp / name).read_bytes() == path.read_bytes(), name
+
+
+def longest_step(undisturbed: Recipe, stage: int) -> float:
+    """Seconds of the longest step of a stage."""
+    marks = (undisturbed.exp / ".done").glob(f"{stage}.*")
+    return max(float(json.loads(mark.read_text())["seconds"]) for mark in marks)
 
 
 def nominal_bits(system: str) -> int:

@@ -13,11 +13,9 @@ from tests.recipes.recipe_runs import Recipe, check_table, refuses
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
-def test_smoke_run(ami_dir: Path, tmp_path: Path) -> None:
-    recipe = Recipe("ami", tmp_path / "exp", "--corpus-dir", str(ami_dir))
-    recipe.finish()
-    check_table(recipe, ("dev", "eval"), ["first-pass", "oracle", "lstm", "lstm-2bit"])
-    scores = (recipe.exp / "nist.txt").read_text().splitlines()
+def test_smoke_run(ami: Recipe) -> None:
+    check_table(ami, ("dev", "eval"), ["first-pass", "oracle", "lstm", "lstm-2bit"])
+    scores = (ami.exp / "nist.txt").read_text().splitlines()
     assert [line.split()[:3] for line in scores] == [["dev", "first-pass", "%WER"], ["eval", "first-pass", "%WER"]]
 
 

@@ -7,17 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from mpq.io import read_text
+from mpq.am import ConformerModel, load_am
+from mpq.io import read_nbest, read_text
+from mpq.lang.arpa import read_arpa
 from tests.recipes.recipe_runs import Recipe, check_table, refuses
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
-def test_smoke_run(librispeech_dir: Path, tmp_path: Path) -> None:
-    recipe = Recipe("librispeech", tmp_path / "exp", "--corpus-dir", str(librispeech_dir))
-    recipe.finish()
-    check_table(recipe, ("dev-clean", "test-clean"), ["first-pass", "oracle", "lstm", "lstm-2bit"])
-    assert len(read_text(recipe.exp / "data" / "test-clean" / "text")) == 8
+def test_smoke_run(librispeech: Recipe) -> None:
+    exp = librispeech.exp
+    check_table(librispeech, ("dev-clean", "test-clean"), ["first-pass", "4-gram", "oracle", "lstm", "lstm-2bit"])
+    assert len(read_text(exp / "data" / "test-clean" / "text")) == 8
+    assert isinstance(load_am(exp / "am"), ConformerModel) and "\u2581the " in (exp / "lang" / "units.txt").read_text()
+    lm = read_arpa(exp / "data" / "lm" / "4-gram.arpa.gz")
+    for nbest in read_nbest(exp / "rescore" / "lstm" / "test-clean.jsonl.gz"):
+        for hyp in nbest.hyps:
+            assert hyp.lm == pytest.approx(lm.score(hyp.text.split()))
 
 
 def test_half_a_corpus_is_refused_before_anything_is_computed(librispeech_dir: Path, tmp_path: Path) -> None:

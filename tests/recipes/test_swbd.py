@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
+from mpq.am import load_am
 from mpq.io import read_nbest, read_text
 from tests.recipes.recipe_runs import Recipe, check_table, refuses
 
@@ -17,9 +19,8 @@ def corpus_words(folders: list[Path]) -> list[str]:
     return [word for folder in folders for word in ("--corpus-dir", str(folder))]
 
 
-def test_smoke_run_ends_in_the_scores_of_the_evaluations(swbd_dirs: list[Path], tmp_path: Path) -> None:
-    recipe = Recipe("swbd", tmp_path / "exp", *corpus_words(swbd_dirs))
-    printed = recipe.finish()
+def test_smoke_run_ends_in_the_scores_of_the_evaluations(swbd: Recipe) -> None:
+    recipe, printed = swbd, (swbd.exp.parent / "printed").read_text()
     check_table(recipe, ("dev", "eval2000", "rt03"), ["first-pass", "oracle", "lstm", "lstm-2bit"])
     scores = (recipe.exp / "hub5.txt").read_text().splitlines()
     subsets = {"eval2000": ("en", "sw", "%WER"), "rt03": ("fsh", "sw", "%WER")}
@@ -28,6 +29,11 @@ def test_smoke_run_ends_in_the_scores_of_the_evaluations(swbd_dirs: list[Path], 
     for name in subsets:
         lists = list(read_nbest(recipe.exp / "decode" / name / "nbest.jsonl.gz"))
         assert {nbest.utt for nbest in lists} == set(read_text(recipe.exp / "data" / name / "text"))
+    model = load_am(recipe.exp / "am")
+    assert (model.ivector_dim, model.n_outputs) == (8, 39 * 40 + 1), "i-vectors, and left biphones"
+    for name in ("dev", *subsets):
+        lhuc = load_file(recipe.exp / "decode" / name / "lhuc.safetensors")
+        assert lhuc and all(logits.shape == model.lhuc_shape for logits in lhuc.values()), "a second pass"
     mixed = (recipe.exp / "ngram" / "mixed.arpa").read_text()
     assert (recipe.exp / "lang" / "lm.arpa").read_text() == mixed and "ngram 4=" in mixed
 
