@@ -43,12 +43,16 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Runs ``mpq export``."""
-    from mpq.io import check_writable
+    from mpq.io import BadInput, check_writable
     from mpq.lm import load_lm
     from mpq.lm.onnx import export_lm
 
     check_writable(args.out, [args.model, f"{args.model}/model.mpq", args.tokenizer])
     lm = load_lm(args.model, args.tokenizer)
+    if lm.plan.table == "asym":
+        raise BadInput(f"{args.model}: asymmetric tables are not exported; quantize it with --table uniform or pow2")
+    if lm.plan.a_bits == 4 and args.activations is None:
+        raise BadInput(f"{args.model}: onnxruntime has no activations of 4 bits; give --activations 8 or 32")
     done = export_lm(lm, args.out, args.activations, args.min_bits)
     operators = ", ".join(f"{count} {name}" for name, count in sorted(done.operators.items())) or "no low-bit operator"
     ratio = 4 * lm.n_parameters / done.n_bytes

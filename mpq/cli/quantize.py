@@ -58,7 +58,15 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=str, required=True, metavar="FILE", help="packed model to write")
     parser.add_argument("--cache", type=str, metavar="DIR", help="for tokenized text (default: DIR of --dev/units)")
     parser.add_argument("--scale", type=str, default="row", help="with --bits: one for each row, matrix, or N columns")
-    parser.add_argument("--table", type=Literal["uniform", "pow2"], default="uniform", help="with --bits: the levels")
+    parser.add_argument(
+        "--table", type=Literal["uniform", "pow2", "asym"], default="uniform", help="with --bits: the levels"
+    )
+    parser.add_argument(
+        "--clipping",
+        type=Literal["squares", "search", "none"],
+        default="squares",
+        help="with --bits: scales at first by least squared error, by clipping search, or to the largest weight",
+    )
     parser.add_argument("--a-bits", type=Literal[4, 8, 32], default=8, help="with --bits: bits of the activations")
     parser.add_class_arguments(QuantTrainConfig)
     parser.add_class_arguments(QuantAmConfig, skip=set(QuantTrainConfig.__dataclass_fields__))
@@ -123,7 +131,8 @@ def _plan(args: Namespace, model: nn.Module) -> BitPlan:
         raise BadInput("give the bits of the weights by --bits or by --plan, one of the two")
     if args.plan is None:
         scale = int(args.scale) if args.scale.isdecimal() else args.scale
-        plan = uniform_plan(model, args.bits, scale=scale, table=args.table, a_bits=args.a_bits)
+        settings = {name: args[name] for name in ("table", "clipping", "a_bits")}
+        plan = uniform_plan(model, args.bits, scale=scale, **settings)
     else:
         plan = read_plan(args.plan)
     plan.check(quantizable(model), args.plan or "--bits and --scale")

@@ -6,13 +6,14 @@ from mpq.quant.activation import gelu
 from mpq.quant.attention import QuantAttention
 from mpq.quant.conv import QuantConv1d, QuantConv2d
 from mpq.quant.file import ModelFile, load_weights_into, model_path, read_model_file, save_model, without_numbers
+from mpq.quant.fit import fit_scale, project
 from mpq.quant.floats import FloatLinear, float_linear
 from mpq.quant.integer import int8_rows, int_linear, int_matmul, straight_through
 from mpq.quant.layers import QuantEmbedding, QuantLinear, QuantLSTM, QuantModule
 from mpq.quant.model import freeze, quantizable, quantize_model, quantized_weights, uniform_plan
 from mpq.quant.pack import pack_codes, unpack_codes
 from mpq.quant.plan import BitPlan, read_plan, write_plan
-from mpq.quant.table import Precision, Quantized, fit_scale, levels, nearest, project
+from mpq.quant.table import Precision, Quantized, levels, nearest
 
 __all__ = [
     "BitPlan",

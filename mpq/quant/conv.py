@@ -52,10 +52,11 @@ class QuantConv(QuantModule):
             quantized = self.quantized("weight")
             surrogate = self._surrogate("weight", quantized)
             return self._float_conv(input, quantized.dequantize() if surrogate is None else surrogate)
-        padded = F.pad(input, self.pads)
         if self.groups == self.in_channels == self.out_channels:
-            return self._depthwise(padded)
-        return self._by_patches(padded)
+            return self._depthwise(F.pad(input, self.pads))
+        frames = input.movedim(1, -1)
+        padded = F.pad(frames, [0, 0, *self.pads]) if any(self.pads) else frames
+        return self._by_patches(padded).movedim(-1, 1)
 
     def _float_conv(self, x: Tensor, weight: Tensor) -> Tensor:
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
@@ -70,29 +71,29 @@ class QuantConv(QuantModule):
         return int_depthwise(x, quantized, self.bias, surrogate, geometry, self.a_bits)
 
     def _by_patches(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() and len(x) > 1 and self._patch_numbers(x) > _PATCHES:
-            at_once = max(1, len(x) * _PATCHES // self._patch_numbers(x))
+        """`(N, ..., in)`, padded, to `(N, ..., out)`."""
+        taps = prod(self.kernel_size)
+        n_numbers = x.numel() * taps // prod(self.stride)
+        if not torch.is_grad_enabled() and len(x) > 1 and n_numbers > _PATCHES:
+            at_once = max(1, len(x) * _PATCHES // n_numbers)
             return torch.cat([self._by_patches(part) for part in torch.split(x, at_once)])
-        rows = patches(x, self.kernel_size, self.stride, self.dilation, self.groups)
-        out = self._linear(rows.squeeze(-2), "weight", self.bias) if self.groups == 1 else self._grouped(rows)
-        return out.movedim(-1, 1)
-
-    def _patch_numbers(self, x: Tensor) -> int:
-        return x.numel() * prod(self.kernel_size) // prod(self.stride)
-
-    def _grouped(self, rows: Tensor) -> Tensor:
-        """Patches `(..., groups, K)` by the part of the weight for each group, to `(..., out)`."""
+        if self.groups == taps == 1:
+            rows = patches(x, self.kernel_size, self.stride, self.dilation, 1, False).squeeze(-2)
+            return self._linear(rows, "weight", self.bias)
         quantized = self.quantized("weight")
         surrogate = self._surrogate("weight", quantized)
+        if channels_last := quantized.scale.shape[1] == 1:
+            quantized = quantized._replace(codes=_channels_last(quantized.codes, taps))
+            surrogate = None if surrogate is None else _channels_last(surrogate, taps)
+        rows = patches(x, self.kernel_size, self.stride, self.dilation, self.groups, channels_last)
         size = self.out_channels // self.groups
         outs = []
         for group in range(self.groups):
             some = slice(group * size, (group + 1) * size)
-            part = quantized.rows(some)
             bias = None if self.bias is None else self.bias[some]
             weight = None if surrogate is None else surrogate[some]
-            outs.append(int_linear(rows[..., group, :], *part, bias, weight, self.a_bits))
-        return torch.cat(outs, -1)
+            outs.append(int_linear(rows[..., group, :], quantized.rows(some), bias, weight, self.a_bits))
+        return torch.cat(outs, -1) if self.groups > 1 else outs[0]
 
 
 class QuantConv1d(QuantConv, nn.Conv1d):
@@ -103,18 +104,33 @@ class QuantConv2d(QuantConv, nn.Conv2d):
     """nn.Conv2d with a quantized weight."""
 
 
-def patches(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], groups: int) -> Tensor:
+def patches(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    channels_last: bool,
+) -> Tensor:
     """What each output frame of a convolution sees.
 
     Args:
-        x: (N, C, ...), padded, with as many further dimensions as `kernel` has numbers.
+        x: (N, ..., C), padded, with as many dimensions between as `kernel` has numbers.
+        channels_last: the channels of a tap stand side by side, which is several times as fast to copy; else the taps
+            of a channel, as in a convolution's weight.
     Returns:
-        (N, ..., groups, C / groups * prod(kernel)), in the order of a convolution's weight.
+        (N, ..., groups, C / groups * prod(kernel)).
     """
     for i, (size, step, spread) in enumerate(zip(kernel, stride, dilation, strict=True)):
-        x = x.unfold(2 + i, (size - 1) * spread + 1, step)[..., ::spread]
-    x = x.movedim(1, 1 + len(kernel))  # (N, ..., C, kernel)
-    return x.reshape(*x.shape[: 1 + len(kernel)], groups, -1)
+        x = x.unfold(1 + i, (size - 1) * spread + 1, step)[..., ::spread]
+    place = 1 + len(kernel)  # of the channels
+    x = x.reshape(*x.shape[:place], groups, x.shape[place] // groups, *kernel)
+    return (x.movedim(place + 1, -1) if channels_last else x).flatten(place + 1)
+
+
+def _channels_last(weight: Tensor, taps: int) -> Tensor:
+    """Columns of a weight (rows, channels * taps) in the order of `patches` with `channels_last`."""
+    return weight.view(len(weight), -1, taps).transpose(1, 2).flatten(1)
 
 
 Geometry = tuple[Sequence[int], Sequence[int], Sequence[int]]  # kernel, stride, dilation
@@ -148,15 +164,18 @@ def _depthwise(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The forward pass of `int_depthwise`, and the int8 rows (N, C, L) with their scales (N, C, 1)."""
     rows, row_scale = int8_rows(x.flatten(2), a_bits)
-    codes, scale = weight
+    codes, scale, offset = weight
     width = codes.shape[1] // scale.shape[1]
     total: Tensor | None = None
     for g in range(scale.shape[1]):
-        some = torch.zeros_like(codes)
-        some[:, g * width : (g + 1) * width] = codes[:, g * width : (g + 1) * width]
-        sums = _integer_sums(rows.view(x.shape), some, geometry)
+        taps = torch.zeros_like(codes)
+        taps[:, g * width : (g + 1) * width] = 1
+        sums = _integer_sums(rows.view(x.shape), taps * codes, geometry)
         shape, sums = sums.shape, sums.flatten(2).mul_(scale[:, g : g + 1])
         total = sums if total is None else total.add_(sums)
+        if offset is not None:
+            ones = _integer_sums(rows.view(x.shape), taps, geometry).flatten(2)
+            total.addcmul_(ones, offset[:, g : g + 1])
     assert total is not None
     out = total.mul_(row_scale) if bias is None else torch.addcmul(bias.float()[:, None], total, row_scale)
     return out.view(shape), rows, row_scale

@@ -1,8 +1,9 @@
 """Packed model files (``*.mpq``): one safetensors file with everything needed to run a model but its tokenizer.
 
-Tensors: ``NAME.codes`` (uint8, tightly packed) and ``NAME.scale`` (float16) for each quantized weight, and every other
-parameter and buffer under its own name. Metadata: format version, architecture, configuration, bit plan, vocabulary
-hash, and the SHA-256 of the whole file (with the digest's own place zeroed), so that no altered byte goes unnoticed.
+Tensors: ``NAME.codes`` (uint8, tightly packed) and ``NAME.scale`` (float16) for each quantized weight, ``NAME.offset``
+(float16) too where its table is asymmetric, and every other parameter and buffer under its own name. Metadata: format
+version, architecture, configuration, bit plan, vocabulary hash, and the SHA-256 of the whole file (with the place of
+the digest zeroed), so that no altered byte goes unnoticed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mpq.io import BadInput, PathLike, atomic_write, open_bytes
-from mpq.quant.layers import LOG_SCALE
+from mpq.quant.layers import LOG_SCALE, SHIFT
 from mpq.quant.model import freeze, quantizable, quantize_model, quantized_weights
 from mpq.quant.pack import pack_rows, packed_shape, unpack_rows
 from mpq.quant.plan import FLOAT_BITS, BitPlan
@@ -65,11 +66,13 @@ class ModelFile:
         if precision is None:
             raise KeyError(f"{name} is float in {self.path}")
         codes = unpack_rows(self.tensors[f"{name}.codes"], precision, self.shapes[name][1])
-        return Quantized(codes, self.tensors[f"{name}.scale"].to(torch.float32))
+        offset = self.tensors.get(f"{name}.offset")
+        scale = self.tensors[f"{name}.scale"].to(torch.float32)
+        return Quantized(codes, scale, None if offset is None else offset.to(torch.float32))
 
     def float_tensors(self) -> dict[str, Tensor]:
         """The tensors that are not codes or scales: float weights, biases, normalization."""
-        packed = {f"{name}.{part}" for name in self.quantized_names() for part in ("codes", "scale")}
+        packed = {f"{name}.{part}" for name in self.quantized_names() for part in ("codes", "scale", "offset")}
         return {name: tensor for name, tensor in self.tensors.items() if name not in packed}
 
     def quantized_names(self) -> list[str]:
@@ -108,11 +111,13 @@ def save_model(
         names = ", ".join(sorted(planned ^ weights.keys()))
         raise ValueError(f"plan and model disagree on what is quantized ({names}); call quantize_model(model, plan)")
     tensors = {name: tensor.detach() for name, tensor in _float_tensors(model).items()}
-    for name, (codes, scale) in weights.items():
+    for name, (codes, scale, offset) in weights.items():
         precision = plan.precision(name)
         assert precision is not None
         tensors[f"{name}.codes"] = pack_rows(codes, precision)
         tensors[f"{name}.scale"] = scale.to(SCALE_DTYPE)
+        if offset is not None:
+            tensors[f"{name}.offset"] = offset.to(SCALE_DTYPE)
     for name, tensor in {**tensors, **dict(model.named_parameters())}.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise BadInput(f"{path}: {name} holds NaN or infinity: training diverged; lower the learning rate")
@@ -144,7 +149,7 @@ def _float_tensors(model: nn.Module) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = dict(model.named_parameters())
     tensors.update((name, buffer) for name, buffer in model.named_buffers() if name in saved)
     quantized = quantized_weights(model)
-    held = {f"{name}{part}" for name in quantized for part in ("", "_codes", "_scale", LOG_SCALE)}
+    held = {f"{name}{part}" for name in quantized for part in ("", "_codes", "_scale", "_offset", LOG_SCALE, SHIFT)}
     return {name: tensor for name, tensor in tensors.items() if name not in held}
 
 
@@ -219,6 +224,8 @@ def _check_tensors(model_file: ModelFile) -> None:
             f"{name}.codes": (packed_shape(precision, rows, columns), torch.uint8),
             f"{name}.scale": (scale_shape(precision, rows, columns), SCALE_DTYPE),
         }
+        if precision.kind == "asym":
+            wanted[f"{name}.offset"] = wanted[f"{name}.scale"]
         for key, (shape, dtype) in wanted.items():
             tensor = model_file.tensors.get(key)
             if tensor is None or tuple(tensor.shape) != shape or tensor.dtype != dtype:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mpq.quant.cache import parts
-from mpq.quant.pack import PackedRows
+from mpq.quant.pack import Held, PackedRows
 from mpq.quant.table import Quantized
 
 _TINY = 1e-30  # keeps 0 / 0 out of rows of zeros
@@ -81,18 +81,17 @@ def _matmul_in_floats(a: Tensor, b: Tensor) -> Tensor:
 
 def int_linear(
     x: Tensor,
-    codes: Tensor | PackedRows,
-    scale: Tensor,
+    weight: Quantized | Held,
     bias: Tensor | None = None,
     surrogate: Tensor | None = None,
     a_bits: int = 8,
 ) -> Tensor:
-    """x @ (scale * codes).T + bias, with x rounded to integers row by row and the product taken on integers.
+    """x @ (scale * codes + offset).T + bias, x rounded to integers row by row, the product taken on integers.
 
     Args:
         x: (..., K) float.
-        codes: (N, K) int8 levels, or packed ones, unpacked block by block.
-        scale: (N or 1, groups) float32; K is split evenly into the groups, each with its own product.
+        weight: (N, K); packed codes are unpacked block by block. K is split evenly into the groups of its scales,
+            each with its own product. An offset is multiplied by the sum of the integers of a row.
         bias: (N,) float.
         surrogate: (N, K) float, the weight that takes the gradients (see `straight_through`); none: x and
             bias alone take them.
@@ -101,12 +100,10 @@ def int_linear(
         (..., N) float32.
     """
     if not asks_gradients(x, bias, surrogate):
-        return int_product(x, codes, scale, bias, a_bits)[0]
-    if isinstance(codes, PackedRows):
-        codes = codes[:]
+        return int_product(x, weight, bias, a_bits)[0]
     if surrogate is None:
-        surrogate = Quantized(codes, scale).dequantize()
-    result: Tensor = _IntLinear.apply(x, codes, scale, bias, surrogate, a_bits)  # type: ignore[no-untyped-call]
+        surrogate = weight.rows(slice(None)).dequantize()
+    result: Tensor = _IntLinear.apply(x, weight, bias, surrogate, a_bits)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -116,31 +113,35 @@ def asks_gradients(*inputs: Tensor | None) -> bool:
 
 
 def int_product(
-    x: Tensor, codes: Tensor | PackedRows, scale: Tensor, bias: Tensor | None, a_bits: int = 8
+    x: Tensor, weight: Quantized | Held, bias: Tensor | None, a_bits: int = 8
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The forward pass of `int_linear`, and the int8 rows (M, K) with their scales (M, 1); `bias` may be (M, N) too."""
     rows, row_scale = int8_rows(x.reshape(-1, x.shape[-1]), a_bits)
-    if isinstance(codes, PackedRows):
-        out = torch.empty(len(rows), len(codes), device=x.device)
-        for some in codes.blocks(UNPACKED):
-            part_scale = scale if scale.shape[0] == 1 else scale[some]
+    if isinstance(weight, Held) and isinstance(weight.codes, PackedRows):
+        out = torch.empty(len(rows), len(weight.codes), device=x.device)
+        for some in weight.codes.blocks(UNPACKED):
             part_bias = None if bias is None else bias[..., some]
-            _products(rows, row_scale, codes[some], part_scale, part_bias, out[:, some])
+            _products(rows, row_scale, weight.rows(some), part_bias, out[:, some])
     else:
-        out = _products(rows, row_scale, codes, scale, bias)
+        out = _products(rows, row_scale, weight.rows(slice(None)), bias)
     return out.reshape(*x.shape[:-1], -1), rows, row_scale
 
 
 def _products(
-    rows: Tensor, row_scale: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, out: Tensor | None = None
+    rows: Tensor, row_scale: Tensor, weight: Quantized, bias: Tensor | None, out: Tensor | None = None
 ) -> Tensor:
-    """row_scale * rows (M, K) @ (scale * codes).T + bias, (M, N) float32; a product for each group of columns."""
+    """row_scale * rows (M, K) @ (scale * codes + offset).T + bias, (M, N); a product for each group of columns."""
+    codes, scale, offset = weight
     width = codes.shape[1] // scale.shape[1]
     # converting first: torch's product of an int32 and a float32 tensor is 30 times slower
     total = _as_floats(int_matmul(rows[:, :width], codes[:, :width])).mul_(scale[:, 0])
     for g in range(1, scale.shape[1]):
         columns = slice(g * width, (g + 1) * width)
         total += _as_floats(int_matmul(rows[:, columns], codes[:, columns])).mul_(scale[:, g])
+    if offset is not None:
+        sums = rows.view(len(rows), -1, width).sum(2, dtype=torch.int32).to(torch.float32)
+        for g in range(scale.shape[1]):
+            total.addcmul_(sums[:, g : g + 1], offset[:, g])
     out = total if out is None else out
     if bias is None:
         return torch.mul(total, row_scale, out=out)
@@ -155,9 +156,9 @@ def _as_floats(total: Tensor) -> Tensor:
 class _IntLinear(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, surrogate: Tensor, a_bits: int
+        ctx: Any, x: Tensor, weight: Quantized | Held, bias: Tensor | None, surrogate: Tensor, a_bits: int
     ) -> Tensor:
-        out, rows, row_scale = int_product(x, codes, scale, bias, a_bits)
+        out, rows, row_scale = int_product(x, weight, bias, a_bits)
         ctx.save_for_backward(rows, row_scale, surrogate)
         ctx.dtype = gradient_dtype(x.device)
         return out
@@ -170,10 +171,10 @@ class _IntLinear(torch.autograd.Function):
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
             grad_x = gradient_product(grad, surrogate, ctx.dtype)
-        if ctx.needs_input_grad[4]:
+        if ctx.needs_input_grad[3]:
             grad_weight = gradient_product(flat.t(), rows.to(torch.float32).mul_(row_scale), ctx.dtype)
-        grad_bias = flat.sum(0) if ctx.needs_input_grad[3] else None
-        return grad_x, None, None, grad_bias, grad_weight, None
+        grad_bias = flat.sum(0) if ctx.needs_input_grad[2] else None
+        return grad_x, None, grad_bias, grad_weight, None
 
 
 def gradient_dtype(device: torch.device) -> torch.dtype:
@@ -188,43 +189,65 @@ def gradient_product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def straight_through(
-    latent: Tensor, quantized: Quantized, log_scale: Tensor | None = None, edge: Tensor | None = None
+    latent: Tensor,
+    quantized: Quantized,
+    log_scale: Tensor | None = None,
+    reach: Tensor | None = None,
+    shift: Tensor | None = None,
 ) -> Tensor:
-    """The dequantized weight a Q; its gradient goes to the float weight w it was rounded from, and to log a.
+    """The dequantized weight a (Q + z); its gradient goes to the float weight w it was rounded from, log a and z.
 
     The weight takes the gradient unchanged.  The scale takes that of learned step size quantization (Esser et al. 2020,
-    eq. 3): d(a Q)/da = Q - w / a where w lies within the table, else Q.
+    eq. 3): d/da = Q + z - w / a where w lies within the table, else Q + z.  The shift z = offset / a of an asymmetric
+    table takes it where w lies outside: d/dz = a.
 
     Args:
         latent: (rows, ...) float, the matrix (rows, columns) or a convolution's weight.
         quantized: its rounding.
         log_scale: (scales,) natural logarithms of the scales; none: they take no gradient.
-        edge: (rows or 1, 1), in scales: up to where w lies within the table (see `reach`); needed with `log_scale`.
+        reach: (rows or 1, 2), in scales: where w lies within the table (see `mpq.quant.table`); with `log_scale`.
+        shift: (scales,) of an asymmetric table.
     Returns:
         (rows, columns) float32.
     """
-    result: Tensor = _StraightThrough.apply(latent, quantized, log_scale, edge)  # type: ignore[no-untyped-call]
+    result: Tensor = _StraightThrough.apply(latent, quantized, log_scale, reach, shift)  # type: ignore[no-untyped-call]
     return result
 
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, latent: Tensor, quantized: Quantized, log_scale: Tensor | None, edge: Tensor | None
+        ctx: Any,
+        latent: Tensor,
+        quantized: Quantized,
+        log_scale: Tensor | None,
+        reach: Tensor | None,
+        shift: Tensor | None,
     ) -> Tensor:
         ctx.learned, ctx.shape = log_scale is not None, latent.shape
-        ctx.save_for_backward(*((latent, *quantized, edge) if ctx.learned else ()))
+        ctx.save_for_backward(*((latent, *quantized, reach) if ctx.learned else ()))
         return quantized.dequantize()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad_latent = grad.reshape(ctx.shape)
         if not ctx.learned:
-            return grad.reshape(ctx.shape), None, None, None
-        latent, codes, scale, edge = ctx.saved_tensors
+            return grad_latent, None, None, None, None
+        latent, codes, scale, offset, reach = ctx.saved_tensors
         shape = (latent.shape[0], scale.shape[1], -1)  # rows, groups, columns of a group
         in_scales = latent.reshape(shape) / scale.unsqueeze(-1)
-        inside = in_scales.abs() <= edge.to(grad.device).unsqueeze(-1)
-        slope = grad.reshape(shape) * (codes.reshape(shape) - in_scales * inside)
-        by_scale = slope.sum(2) if scale.shape[0] > 1 else slope.sum((0, 2)).unsqueeze(0)
-        return grad.reshape(ctx.shape), None, (by_scale * scale).flatten(), None  # d/dlog a = a d/da
+        levels = codes.reshape(shape).to(torch.float32)
+        low, high = reach.to(grad.device)[:, :, None].unbind(1)  # (rows or 1, 1)
+        zero = 0.0 if offset is None else (offset / scale).unsqueeze(-1)
+        place = in_scales - zero
+        inside = (place >= low.unsqueeze(-1)) & (place <= high.unsqueeze(-1))
+        by_weight = grad.reshape(shape)
+        by_scale = _sum_scales(by_weight * (levels + zero - in_scales * inside), scale) * scale
+        by_shift = None if offset is None else (_sum_scales(by_weight * ~inside, scale) * scale).flatten()
+        return grad_latent, None, by_scale.flatten(), None, by_shift  # d/dlog a = a d/da
+
+
+def _sum_scales(by_weight: Tensor, scale: Tensor) -> Tensor:
+    """(rows, groups, columns) summed over what shares a scale, (rows or 1, groups)."""
+    return by_weight.sum(2) if scale.shape[0] > 1 else by_weight.sum((0, 2)).unsqueeze(0)

@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from mpq.quant.fit import project
 from mpq.quant.floats import float_linear
 from mpq.quant.integer import int_linear, straight_through
 from mpq.quant.lstm import recurrence
-from mpq.quant.pack import PackedRows
+from mpq.quant.pack import Held, PackedRows
 from mpq.quant.table import (
     SCALE_DTYPE,
     SCALE_MAX,
@@ -27,13 +28,13 @@ from mpq.quant.table import (
     Precision,
     Quantized,
     matrix_shape,
-    project,
     reach,
     round_to,
     scale_shape,
 )
 
 LOG_SCALE = "_log_scale"  # after a weight's name: the scales of its codes while they are learned
+SHIFT = "_shift"  # and the offsets of an asymmetric table, in scales
 
 
 def weight_names(layer: nn.Module) -> list[str]:
@@ -62,6 +63,7 @@ class Projector:
 
     Attributes:
         log_scale: (scales,) what is learned; layers register it as a parameter.
+        shift: (scales,) of an asymmetric table, likewise; else None.
     """
 
     optimizer_steps: ClassVar[int] = 0  # of all optimizers
@@ -69,26 +71,38 @@ class Projector:
     def __init__(self, precision: Precision, weight: Tensor) -> None:
         self.precision = precision
         self.scale_shape = scale_shape(precision, *matrix_shape(weight))
+        n_scales = prod(self.scale_shape)
         if weight.is_meta:  # has no numbers: codes and scales will come from a file
-            log_scale = torch.empty(prod(self.scale_shape), device="meta")
+            scale = torch.empty(n_scales, device="meta")
+            offset = scale if precision.kind == "asym" else None
         else:
-            log_scale = project(weight, precision).scale.log().flatten()
-        self.log_scale = nn.Parameter(log_scale)
+            _, scale, offset = project(weight, precision)
+        self.log_scale = nn.Parameter(scale.log().flatten())
+        self.shift = None if offset is None else nn.Parameter((offset / scale).flatten())
         self._key: tuple[int, ...] = ()
         self._quantized: Quantized | None = None
 
     def __call__(self, weight: Tensor) -> Quantized:
-        key = (weight.data_ptr(), weight._version, self.log_scale._version, Projector.optimizer_steps)
+        versions = [tensor._version for tensor in (weight, self.log_scale, self.shift) if tensor is not None]
+        key = (weight.data_ptr(), *versions, Projector.optimizer_steps)
         if self._quantized is None or key != self._key:
             with torch.inference_mode(False):
                 scale = self.log_scale.detach().exp().clamp(SCALE_MIN, SCALE_MAX).to(SCALE_DTYPE).to(torch.float32)
-                scale = scale.reshape(self.scale_shape)
-                self._quantized, self._key = round_to(weight, scale, self.precision), key
+                offset = None
+                if self.shift is not None:
+                    offset = (self.shift.detach() * scale).clamp(-SCALE_MAX, SCALE_MAX).to(SCALE_DTYPE)
+                    offset = offset.to(torch.float32).reshape(self.scale_shape)
+                self._quantized = round_to(weight, scale.reshape(self.scale_shape), self.precision, offset)
+                self._key = key
         return self._quantized
 
     def surrogate(self, weight: Tensor, quantized: Quantized) -> Tensor:
         """The dequantized weight (rows, columns), whose gradient goes to `weight` and to the scales."""
-        return straight_through(weight, quantized, self.log_scale, reach(self.precision))
+        return straight_through(weight, quantized, self.log_scale, reach(self.precision), self.shift)
+
+    def learned(self) -> dict[str, nn.Parameter]:
+        """What is learned besides the weight, by what its name ends in."""
+        return {LOG_SCALE: self.log_scale, **({} if self.shift is None else {SHIFT: self.shift})}
 
 
 def _count_step(*_: Any) -> None:
@@ -114,10 +128,11 @@ class QuantModule(nn.Module):
         for name in self.__constants__:
             setattr(self, name, getattr(original, name))
         for name, parameter in original._parameters.items():
-            if not name.endswith(LOG_SCALE):  # of an earlier plan
+            if not name.endswith((LOG_SCALE, SHIFT)):  # of an earlier plan
                 self.register_parameter(name, parameter)
         for name, projector in projectors.items():
-            self.register_parameter(f"{name}{LOG_SCALE}", projector.log_scale)
+            for ending, learned in projector.learned().items():
+                self.register_parameter(f"{name}{ending}", learned)
         # (rows, columns) of all matrices, float ones included
         self.weight_shapes = {name: _shape_in(original, name) for name in weight_names(original)}
         self.projectors = dict(projectors)
@@ -132,21 +147,24 @@ class QuantModule(nn.Module):
         """Codes and scale of a weight as they stand now."""
         if not self.is_frozen(name):
             return self.projectors[name](self.get_parameter(name))
-        codes, scale = self.held(name)
-        return Quantized(codes[:], scale)
+        return self.held(name).rows(slice(None))
 
-    def held(self, name: str) -> tuple[Tensor | PackedRows, Tensor]:
+    def held(self, name: str) -> Held:
         """Codes and scale of a frozen weight, still packed if it is."""
         codes, scale = self.get_buffer(f"{name}_codes"), self.get_buffer(f"{name}_scale")
+        offset = self._buffers.get(f"{name}_offset")
         if codes.dtype == torch.uint8:
-            return PackedRows(codes, self.projectors[name].precision, self.weight_shapes[name][1]), scale
-        return codes, scale
+            return Held(PackedRows(codes, self.projectors[name].precision, self.weight_shapes[name][1]), scale, offset)
+        return Held(codes, scale, offset)
 
     def hold_codes(self, name: str, held: Quantized) -> None:
         """Replace a float weight by its codes: int8, or packed ones (uint8), unpacked at each use."""
-        del self._parameters[name], self._parameters[f"{name}{LOG_SCALE}"]
+        for ending in ("", *self.projectors[name].learned()):
+            del self._parameters[f"{name}{ending}"]
         self.register_buffer(f"{name}_codes", held.codes)
         self.register_buffer(f"{name}_scale", held.scale)
+        if held.offset is not None:
+            self.register_buffer(f"{name}_offset", held.offset)
 
     def _surrogate(self, name: str, quantized: Quantized) -> Tensor | None:
         """The float weight that takes the gradients, if any are asked for."""
@@ -159,12 +177,12 @@ class QuantModule(nn.Module):
         if name not in self.projectors:
             return float_linear(x, self.get_parameter(name), bias)
         if self.a_bits != 32 and self.is_frozen(name):
-            return int_linear(x, *self.held(name), bias, a_bits=self.a_bits)
+            return int_linear(x, self.held(name), bias, a_bits=self.a_bits)
         quantized = self.quantized(name)
         surrogate = self._surrogate(name, quantized)
         if self.a_bits == 32:
             return float_linear(x, quantized.dequantize() if surrogate is None else surrogate, bias)
-        return int_linear(x, *quantized, bias, surrogate, self.a_bits)
+        return int_linear(x, quantized, bias, surrogate, self.a_bits)
 
 
 def _shape_in(layer: nn.Module, name: str) -> tuple[int, int]:
@@ -197,9 +215,7 @@ class QuantEmbedding(QuantModule, nn.Embedding):
 
     def _gather(self, words: Tensor) -> Tensor:
         """The rows of some words, (M,) to (M, K), with only these rows unpacked."""
-        codes, scale = self.held("weight")
-        rows = codes[words] if isinstance(codes, PackedRows) else codes.index_select(0, words)
-        return Quantized(rows, scale if scale.shape[0] == 1 else scale[words]).dequantize()
+        return self.held("weight").rows(words).dequantize()
 
 
 class QuantLSTM(QuantModule):

@@ -69,7 +69,7 @@ def _run(
     )
     for t in range(n_steps):
         if isinstance(weight, Quantized):
-            active, rows, row_scale = int_product(h, *weight, gates[t], a_bits)
+            active, rows, row_scale = int_product(h, weight, gates[t], a_bits)
             if seen is not None:
                 seen[t].copy_(rows).mul_(row_scale)
         else:

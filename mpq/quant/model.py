@@ -116,9 +116,9 @@ def freeze(
         if not isinstance(layer, QuantModule) or local not in layer.projectors or layer.is_frozen(local):
             continue
         if name not in held:
-            codes, scale = find(name)
-            precision = layer.projectors[local].precision
-            held[name] = Quantized(pack_in_memory(codes, precision) if packed else codes, scale)
+            found = find(name)
+            codes = pack_in_memory(found.codes, layer.projectors[local].precision) if packed else found.codes
+            held[name] = found._replace(codes=codes)
         layer.hold_codes(local, held[name])
     return model
 

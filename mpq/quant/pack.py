@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpq.quant.table import Precision, levels
+from mpq.quant.table import Precision, Quantized, levels, scales_of_rows
 
 _AT_ONCE = 1 << 20  # codes that are packed at once: they take 16 bytes each while they are
 
@@ -33,25 +34,31 @@ LAYOUT = {
     7: (128, 8, 7),
     8: (256, 1, 1),
 }
+_FOUR_LEVELS = (4, 4, 1)  # those of 2 bits that are not three
 
 
-def row_bytes(n_bits: int, columns: int) -> int:
+def layout(n_bits: int, kind: str = "uniform") -> tuple[int, int, int]:
+    """Radix, codes in a group and bytes of a group, of a table."""
+    return _FOUR_LEVELS if (n_bits, kind) == (2, "asym") else LAYOUT[n_bits]
+
+
+def row_bytes(n_bits: int, columns: int, kind: str = "uniform") -> int:
     """Bytes of a packed row of that many codes."""
-    _, per_group, group_bytes = LAYOUT[n_bits]
+    _, per_group, group_bytes = layout(n_bits, kind)
     return -(-columns // per_group) * group_bytes
 
 
-def pack_codes(codes: Tensor, n_bits: int) -> Tensor:
+def pack_codes(codes: Tensor, n_bits: int, kind: str = "uniform") -> Tensor:
     """Pack rows of unsigned codes.
 
     Args:
-        codes: (R, K) integers in 0 .. radix - 1, at most 2**n_bits of them (three for 2 bits).
+        codes: (R, K) integers in 0 .. radix - 1, at most 2**n_bits of them (three for 2 bits of a symmetric table).
     Returns:
-        (R, row_bytes(n_bits, K)) uint8.
+        (R, row_bytes(n_bits, K, kind)) uint8.
     Raises:
         ValueError: a code outside the table.
     """
-    radix, per_group, group_bytes = LAYOUT[n_bits]
+    radix, per_group, group_bytes = layout(n_bits, kind)
     if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < radix:
         found = f"{int(codes.min())}..{int(codes.max())}"
         raise ValueError(f"codes {found} do not fit {n_bits} bits: expected 0..{radix - 1}")
@@ -62,9 +69,9 @@ def pack_codes(codes: Tensor, n_bits: int) -> Tensor:
     return (numbers.unsqueeze(-1) >> shifts).bitwise_and_(255).to(torch.uint8).flatten(1)
 
 
-def unpack_codes(packed: Tensor, n_bits: int, columns: int) -> Tensor:
-    """The (R, columns) uint8 codes of packed rows (R, row_bytes(n_bits, columns)) uint8."""
-    radix, per_group, group_bytes = LAYOUT[n_bits]
+def unpack_codes(packed: Tensor, n_bits: int, columns: int, kind: str = "uniform") -> Tensor:
+    """The (R, columns) uint8 codes of packed rows (R, row_bytes(n_bits, columns, kind)) uint8."""
+    radix, per_group, group_bytes = layout(n_bits, kind)
     shifts = torch.arange(0, 8 * group_bytes, 8, device=packed.device)
     groups = packed.reshape(packed.shape[0], packed.shape[1] // group_bytes, group_bytes)
     numbers = (groups.to(torch.int64) << shifts).sum(-1)
@@ -90,7 +97,7 @@ def pack_rows(codes: Tensor, precision: Precision) -> Tensor:
         rank = torch.full((256,), -1, dtype=torch.int16)  # in the table, of each int8 value; none: -1, refused
         rank[torch.tensor(table) + 128] = torch.arange(len(table), dtype=torch.int16)
         parts = torch.split(codes, max(1, _AT_ONCE // max(1, codes.shape[1])))
-        return torch.cat([pack_codes(rank.to(codes.device)[part.int() + 128], bits) for part in parts])
+        return torch.cat([pack_codes(rank.to(codes.device)[part.int() + 128], bits, precision.kind) for part in parts])
     blocks = [pack_rows(codes[rows], Precision(n, precision.kind)).flatten() for n, rows in _by_bits(bits)]
     return torch.cat(blocks)
 
@@ -99,8 +106,8 @@ def packed_shape(precision: Precision, rows: int, columns: int) -> tuple[int, ..
     """Shape of what `pack_rows` makes of a matrix."""
     bits = precision.n_bits
     if isinstance(bits, int):
-        return rows, row_bytes(bits, columns)
-    return (sum(row_bytes(n, columns) for n in bits),)
+        return rows, row_bytes(bits, columns, precision.kind)
+    return (sum(row_bytes(n, columns, precision.kind) for n in bits),)
 
 
 def unpack_rows(packed: Tensor, precision: Precision, columns: int) -> Tensor:
@@ -110,13 +117,13 @@ def unpack_rows(packed: Tensor, precision: Precision, columns: int) -> Tensor:
         group_levels = _group_levels(bits, precision.kind, packed.device)
         if group_levels is None:
             table = torch.tensor(levels(bits, precision.kind), dtype=torch.int8, device=packed.device)
-            return table[unpack_codes(packed, bits, columns).int()]
+            return table[unpack_codes(packed, bits, columns, precision.kind).int()]
         unpacked = group_levels.index_select(0, packed.flatten().int())
         return unpacked.view(packed.shape[0], unpacked.shape[1] * packed.shape[1])[:, :columns]
     codes = torch.empty(len(bits), columns, dtype=torch.int8, device=packed.device)
     start = 0
     for n, rows in _by_bits(bits):
-        size = len(rows) * row_bytes(n, columns)
+        size = len(rows) * row_bytes(n, columns, precision.kind)
         block = packed[start : start + size].view(len(rows), -1)
         codes[rows] = unpack_rows(block, Precision(n, precision.kind), columns)
         start += size
@@ -154,7 +161,19 @@ class PackedRows:
         data = self.data[rows] if isinstance(rows, slice) else self.data.index_select(0, rows)
         if not _is_even(self.precision):
             return unpack_rows(data, self.precision, self.columns)
-        return _unpack_columns(data, self.precision.n_bits)[:, : self.columns]
+        return _unpack_columns(data, self.precision.n_bits, self.precision.kind)[:, : self.columns]
+
+
+class Held(NamedTuple):
+    """A quantized matrix as serving holds it: like `Quantized`, with codes that may be packed."""
+
+    codes: Tensor | PackedRows
+    scale: Tensor
+    offset: Tensor | None = None
+
+    def rows(self, some: slice | Tensor) -> Quantized:
+        """Those rows alone, unpacked."""
+        return Quantized(self.codes[some], *scales_of_rows(self.scale, self.offset, some))
 
 
 def pack_in_memory(codes: Tensor, precision: Precision) -> Tensor:
@@ -162,7 +181,7 @@ def pack_in_memory(codes: Tensor, precision: Precision) -> Tensor:
     if not _is_even(precision):
         return pack_rows(codes, precision)
     assert isinstance(precision.n_bits, int)
-    per_group = LAYOUT[precision.n_bits][1]
+    per_group = layout(precision.n_bits, precision.kind)[1]
     lowest = levels(precision.n_bits, precision.kind)[0]
     padded = F.pad(codes, (0, -codes.shape[1] % per_group), value=lowest)
     distant = padded.view(len(codes), per_group, -1).transpose(1, 2).flatten(1)
@@ -172,12 +191,13 @@ def pack_in_memory(codes: Tensor, precision: Precision) -> Tensor:
 def _is_even(precision: Precision) -> bool:
     """Whether the levels are evenly spaced and a group of codes is one byte: what `_unpack_columns` needs."""
     bits = precision.n_bits
-    return isinstance(bits, int) and LAYOUT[bits][2] == 1 and (precision.kind == "uniform" or bits <= 2)
+    return isinstance(bits, int) and LAYOUT[bits][2] == 1 and (precision.kind != "pow2" or bits <= 2)
 
 
-def _unpack_columns(data: Tensor, n_bits: int) -> Tensor:
+def _unpack_columns(data: Tensor, n_bits: int, kind: str) -> Tensor:
     """Levels (R, codes of a byte * B) int8 of packed bytes (R, B), by arithmetic: 20 times as fast as a table."""
-    radix, per_group, _ = LAYOUT[n_bits]
+    radix, per_group, _ = layout(n_bits, kind)
+    lowest = levels(n_bits, kind)[0]
     n_bytes = data.shape[1]
     out = torch.empty(data.shape[0], per_group * n_bytes, dtype=torch.int8, device=data.device)
     rest = data.to(torch.int16)
@@ -192,7 +212,7 @@ def _unpack_columns(data: Tensor, n_bits: int) -> Tensor:
         else:
             above = rest.bitwise_right_shift(n_bits)
             plane.copy_(rest.bitwise_and_(radix - 1))
-            plane.mul_(2).sub_(1) if n_bits == 1 else plane.sub_(radix // 2 - 1)
+            plane.mul_(2).sub_(1) if n_bits == 1 and kind != "asym" else plane.add_(lowest)
         rest = above
     return out
 
@@ -208,10 +228,10 @@ def _by_bits(bits: tuple[int, ...]) -> list[tuple[int, list[int]]]:
 @cache
 def _group_levels(n_bits: int, kind: str, device: torch.device) -> Tensor | None:
     """(256, codes in a group) int8: the levels that each byte stands for, where a group is one byte."""
-    _, per_group, group_bytes = LAYOUT[n_bits]
+    _, per_group, group_bytes = layout(n_bits, kind)
     if group_bytes > 1:
         return None
     every_byte = torch.arange(256, dtype=torch.uint8).unsqueeze(1)
-    ranks = unpack_codes(every_byte, n_bits, per_group).int()
+    ranks = unpack_codes(every_byte, n_bits, per_group, kind).int()
     table = torch.tensor(levels(n_bits, kind), dtype=torch.int8)
     return table[ranks.clamp_(max=len(table) - 1)].to(device)

@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 from mpq.io import BadInput, PathLike, read_yaml, write_yaml
-from mpq.quant.table import KINDS, Precision
+from mpq.quant.table import CLIPPINGS, KINDS, Precision
 
 FLOAT_BITS = 32
 Shapes = Mapping[str, tuple[int, ...]]
@@ -24,10 +24,11 @@ class BitPlan:
         method: what chose them (uniform, kl, hessian, nas, ...).
         budget: average bits asked for.
         cost: value of what the method minimised.
-        table: ``uniform`` or ``pow2`` levels.
+        table: ``uniform``, ``pow2`` or ``asym`` levels (asymmetric: all that the bits can write, and an offset).
         scale: what shares one scale: ``matrix``, ``row``, or that many neighbouring columns of a row (all of a row that
             has fewer).
         a_bits: bits of the activations: 4 or 8, or 32 for weight-only quantization.
+        clipping: how the scales are found at first: ``squares``, ``search`` or ``none`` (see `Precision`).
     """
 
     bits: Mapping[str, int | tuple[int, ...]]
@@ -37,11 +38,12 @@ class BitPlan:
     table: str = "uniform"
     scale: str | int = "row"
     a_bits: int = 8
+    clipping: str = "squares"
 
     def precision(self, name: str) -> Precision | None:
         """How that matrix is quantized; None: it stays float."""
         bits = self.bits[name]
-        return None if bits == FLOAT_BITS else Precision(bits, self.table, self.scale)
+        return None if bits == FLOAT_BITS else Precision(bits, self.table, self.scale, self.clipping)
 
     def average_bits(self, shapes: Shapes) -> float:
         """Bits of a weight on average, over all quantizable weights."""
@@ -98,6 +100,8 @@ class BitPlan:
     def _check_settings(self, where: str) -> None:
         if self.table not in KINDS:
             raise BadInput(f"{where}: table: {self.table!r}: expected one of {', '.join(KINDS)}")
+        if self.clipping not in CLIPPINGS:
+            raise BadInput(f"{where}: clipping: {self.clipping!r}: expected one of {', '.join(CLIPPINGS)}")
         is_group = isinstance(self.scale, int) and not isinstance(self.scale, bool) and self.scale > 0
         if self.scale not in ("matrix", "row") and not is_group:
             raise BadInput(f"{where}: scale: {self.scale!r}: expected matrix, row or a number of columns")

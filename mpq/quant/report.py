@@ -20,14 +20,14 @@ def describe(model_file: ModelFile) -> dict[str, Any]:
     for name, shape in model_file.shapes.items():
         bits = plan.bits[name]
         codes = tensors.get(f"{name}.codes", tensors.get(name))
-        scale = tensors.get(f"{name}.scale")
+        scales = [tensors[key] for key in (f"{name}.scale", f"{name}.offset") if key in tensors]
         layers.append(
             {
                 "name": name,
                 "shape": list(shape),
                 "bits": bits if isinstance(bits, int) else sum(bits) / len(bits),
                 "codes_bytes": 0 if codes is None else codes.nbytes,
-                "scale_bytes": 0 if scale is None else scale.nbytes,
+                "scale_bytes": sum(scale.nbytes for scale in scales),
             }
         )
     residue: list[dict[str, Any]] = [

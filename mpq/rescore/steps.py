@@ -34,21 +34,23 @@ class Layer(NamedTuple):
 
     gates: Callable[[Tensor], Tensor]
     weight: Quantized | Tensor
+    a_bits: int
 
 
 def take_apart(lstm: nn.LSTM | QuantLSTM) -> list[Layer]:
     """The layers of a float or quantized LSTM; packed weights are unpacked once."""
     result = []
+    a_bits = lstm.a_bits if isinstance(lstm, QuantLSTM) else 32
     for layer in range(lstm.num_layers):
         bias = None
         if lstm.bias:
             bias = lstm.get_parameter(f"bias_ih_l{layer}") + lstm.get_parameter(f"bias_hh_l{layer}")
         weight = _weight(lstm, f"weight_ih_l{layer}")
         if isinstance(weight, Quantized):
-            gates = partial(int_linear, codes=weight.codes, scale=weight.scale, bias=bias)
+            gates = partial(int_linear, weight=weight, bias=bias, a_bits=a_bits)
         else:
             gates = partial(float_linear, weight=weight, bias=bias)
-        result.append(Layer(gates, _weight(lstm, f"weight_hh_l{layer}")))
+        result.append(Layer(gates, _weight(lstm, f"weight_hh_l{layer}"), a_bits))
     return result
 
 
@@ -106,7 +108,9 @@ def _step(layers: list[Layer], gates: Tensor, state: LstmState, out: LstmState) 
     for number, layer in enumerate(layers):
         if number:
             gates = layer.gates(out.h[number - 1])
-        _, out.h[number], out.c[number] = recurrence(gates[None], state.h[number], state.c[number], layer.weight, None)
+        _, out.h[number], out.c[number] = recurrence(
+            gates[None], state.h[number], state.c[number], layer.weight, None, layer.a_bits
+        )
 
 
 @torch.no_grad()

@@ -117,7 +117,7 @@ class Costs:
         sizes: list[list[int]] = []
         for name, (rows, *columns) in shapes.items():
             clusters = len(self.table[name])
-            size = [rows // clusters * row_bytes(n, prod(columns)) for n in self.grid.candidates]
+            size = [rows // clusters * row_bytes(n, prod(columns), self.grid.table) for n in self.grid.candidates]
             sizes += [size] * clusters
         return self._plan(shapes, solve_sizes(self._rows(shapes), sizes, n_bytes), None)
 

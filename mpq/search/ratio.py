@@ -81,7 +81,7 @@ def _code_bytes(shapes: Shapes, plan: BitPlan) -> int:
     for name, (rows, *columns) in shapes.items():
         bits = plan.bits[name]
         assert isinstance(bits, int)
-        total += rows * row_bytes(bits, prod(columns))
+        total += rows * row_bytes(bits, prod(columns), plan.table)
     return total
 
 

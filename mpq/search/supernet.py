@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpq.io import BadInput, check_ranges
-from mpq.quant import project
+from mpq.quant import Quantized, project
 from mpq.quant.table import round_to
 from mpq.search.costs import Costs, Grid, named_weights
 from mpq.search.data import SearchData
@@ -112,7 +112,7 @@ class Supernet(nn.Module):
         # vectors, one for each matrix: weight decay is for matrices only
         self.logits = nn.ParameterList(torch.zeros(len(grid.candidates)) for _ in named_weights(model))
         self._mixed: dict[str, Tensor] = {}
-        self._scales: dict[tuple[str, int], Tensor] = {}
+        self._scales: dict[tuple[str, int], Quantized] = {}
         self._values: dict[str, list[Tensor]] = {}  # of the candidates, as long as the weights stay as they are
         self._age = 0  # of the scales, in steps of the weights
 
@@ -205,10 +205,11 @@ class Supernet(nn.Module):
             for n_bits in self.grid.candidates:
                 precision = self.grid.precision(n_bits)
                 if (name, n_bits) in self._scales:
-                    quantized = round_to(weight, self._scales[name, n_bits], precision)
+                    _, scale, offset = self._scales[name, n_bits]
+                    quantized = round_to(weight, scale, precision, offset)
                 else:
                     quantized = project(weight, precision)
-                    self._scales[name, n_bits] = quantized.scale
+                    self._scales[name, n_bits] = quantized
                 self._values[name].append(quantized.dequantize().view_as(weight))
         return self._values
 

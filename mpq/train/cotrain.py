@@ -49,7 +49,7 @@ class CoTrained(nn.Module):
                 self._high[low] = Projector(precision, layer.get_parameter(name))
         if not self._high:
             raise BadInput(f"cotrain_bits: {n_bits} bits are not more than any weight has; expected a higher precision")
-        self.high_scales = nn.ParameterList(high.log_scale for high in self._high.values())
+        self.high_scales = nn.ParameterList(p for high in self._high.values() for p in high.learned().values())
         steps = max(1, len(self._high) - 1)
         self.p_low = [P_FIRST * (P_LAST / P_FIRST) ** (i / steps) for i in range(len(self._high))]
 

@@ -30,13 +30,15 @@ KINDS: dict[str, tuple[type[nn.Conv1d | nn.Conv2d], tuple[int, ...], dict[str, A
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def make(kind: str, n_bits: int = 4, a_bits: int = 8, scale: str | int = "row") -> tuple[nn.Sequential, Tensor]:
+def make(
+    kind: str, n_bits: int = 4, a_bits: int = 8, scale: str | int = "row", table: str = "uniform"
+) -> tuple[nn.Sequential, Tensor]:
     """A convolution, quantized, and something for it to read."""
     torch.manual_seed(len(kind))
     layer, sizes, options = KINDS[kind]
     model = nn.Sequential(layer(*sizes, **options))
     x = torch.randn(3, sizes[0], 17, *([9] if layer is nn.Conv2d else [])) ** 3
-    return quantize_model(model, uniform_plan(model, n_bits, a_bits=a_bits, scale=scale)), x
+    return quantize_model(model, uniform_plan(model, n_bits, a_bits=a_bits, scale=scale, table=table)), x
 
 
 def rounded_conv(layer: QuantModule, x: Tensor, a_bits: int) -> Tensor:
@@ -52,7 +54,7 @@ def rounded_conv(layer: QuantModule, x: Tensor, a_bits: int) -> Tensor:
         conv_of = F.conv1d if padded.dim() == 3 else F.conv2d
         shaped = weight.view(-1, 1, *conv.kernel_size)
         return conv_of(seen, shaped, bias, conv.stride, 0, conv.dilation, groups)
-    rows = patches(padded, conv.kernel_size, conv.stride, conv.dilation, groups)
+    rows = patches(padded.movedim(1, -1), conv.kernel_size, conv.stride, conv.dilation, groups, False)
     out = torch.zeros(*rows.shape[:-2], conv.out_channels).double()
     for channel in range(conv.out_channels):
         codes, scale = int8_rows(rows[..., channel // size, :], a_bits)
@@ -61,8 +63,12 @@ def rounded_conv(layer: QuantModule, x: Tensor, a_bits: int) -> Tensor:
 
 
 @every_kind
-@pytest.mark.parametrize("settings", [(8, 8, "row"), (4, 4, "row"), (2, 8, "matrix"), (1, 8, 64)], ids=str)
-def test_golden_values(kind: str, settings: tuple[int, int, str | int]) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [(8, 8, "row"), (4, 4, "row"), (2, 8, "matrix"), (1, 8, 64), (2, 8, "row", "asym"), (8, 4, 1, "asym")],
+    ids=str,
+)
+def test_golden_values(kind: str, settings: tuple[Any, ...]) -> None:
     model, x = make(kind, *settings)
     expected = rounded_conv(model[0], x, settings[1])
     found = model(x).double()
@@ -75,9 +81,11 @@ def test_patches_are_those_of_torchs_convolution(kind: str) -> None:
     layer, sizes, options = KINDS[kind]
     _, x = make(kind)
     conv: Any = layer(*sizes, **options)
-    rows = patches(F.pad(x, conv._reversed_padding_repeated_twice), *(
-        getattr(conv, name) for name in ("kernel_size", "stride", "dilation", "groups")
-    ))  # fmt: skip
+    padded = F.pad(x, conv._reversed_padding_repeated_twice).movedim(1, -1)
+    rows = patches(padded, conv.kernel_size, conv.stride, conv.dilation, conv.groups, False)
+    turned = patches(padded, conv.kernel_size, conv.stride, conv.dilation, conv.groups, True)
+    taps = math.prod(conv.kernel_size)
+    assert torch.equal(turned.unflatten(-1, (taps, -1)).transpose(-1, -2).flatten(-2), rows)
     size = conv.out_channels // conv.groups
     weight = conv.weight.flatten(1).unflatten(0, (conv.groups, size))
     out = torch.einsum("...gk,gok->...go", rows, weight).flatten(-2).movedim(-1, 1)

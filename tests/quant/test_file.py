@@ -34,6 +34,8 @@ PLANS: list[dict[str, Any]] = [
     {"n_bits": 3, "scale": 8, "table": "pow2"},
     {"n_bits": 7, "scale": "row"},
     {"n_bits": 8, "scale": 4, "a_bits": 32},
+    {"n_bits": 2, "scale": 4, "table": "asym", "a_bits": 4, "clipping": "none"},
+    {"n_bits": 8, "scale": "matrix", "table": "asym"},
     {"n_bits": 32},
 ]
 WORDS = torch.randint(0, 50, (4, 7), generator=torch.Generator().manual_seed(0))
@@ -54,7 +56,7 @@ def save(path: Path, model: nn.Module, plan: BitPlan) -> None:
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("settings", [*PLANS, None], ids=lambda s: f"{s['n_bits']}" if s else "mixed")
+@pytest.mark.parametrize("settings", [*PLANS, None], ids=lambda s: "-".join(map(str, s.values())) if s else "mixed")
 def test_a_loaded_model_gives_the_same_numbers(
     settings: dict[str, Any] | None, packed: bool, tied: bool, tmp_path: Path
 ) -> None:

@@ -54,63 +54,83 @@ def reference(x: Tensor, quantized: Quantized, bias: Tensor) -> Tensor:
     return (x / step).round().double() * step @ quantized.dequantize().double().t() + bias
 
 
+@pytest.mark.parametrize("kind", ["uniform", "asym"])
 @pytest.mark.parametrize("scale", ["matrix", "row", 8, 2])
 @pytest.mark.parametrize("n_bits", [1, 2, 4, 8])
-def test_int_linear_is_the_scaled_integer_product(n_bits: int, scale: str | int) -> None:
+def test_int_linear_is_the_scaled_integer_product(n_bits: int, scale: str | int, kind: str) -> None:
     torch.manual_seed(1)
-    quantized = project(torch.randn(5, 16), Precision(n_bits, "uniform", scale))
+    quantized = project(torch.randn(5, 16) + 0.5, Precision(n_bits, kind, scale))
     x, bias = torch.randn(3, 4, 16), torch.randn(5)
-    y = int_linear(x, *quantized, bias)
+    y = int_linear(x, quantized, bias)
     assert y.shape == (3, 4, 5)
     torch.testing.assert_close(y.double(), reference(x, quantized, bias), rtol=1e-5, atol=1e-5)
 
 
-def test_rows_do_not_depend_on_their_batch() -> None:
+@pytest.mark.parametrize("a_bits", [2, 4, 7])
+def test_activations_of_few_bits(a_bits: int) -> None:
+    """Codes of the definition, in float64."""
+    x, top = torch.randn(9, 16).double(), 2 ** (a_bits - 1) - 1
+    codes, scale = int8_rows(x.float(), a_bits)
+    assert codes.abs().max() == top and torch.equal(codes.double(), (x / x.abs().amax(-1, True) * top).round())
+    quantized = project(torch.randn(5, 16), Precision(4, "asym", 4))
+    expected = codes.double() * scale.double() @ quantized.dequantize().double().t()
+    torch.testing.assert_close(int_linear(x.float(), quantized, a_bits=a_bits).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "asym"])
+def test_rows_do_not_depend_on_their_batch(kind: str) -> None:
     torch.manual_seed(2)
-    quantized = project(torch.randn(37, 48), Precision(3, "uniform", 16))
+    quantized = project(torch.randn(37, 48), Precision(3, kind, 16))
     x, bias = torch.randn(101, 48), torch.randn(37)
-    together = int_linear(x, *quantized, bias)
-    one_by_one = torch.cat([int_linear(row[None], *quantized, bias) for row in x])
-    by_columns = int_linear(x.t().contiguous().t(), *quantized, bias)
+    together = int_linear(x, quantized, bias)
+    one_by_one = torch.cat([int_linear(row[None], quantized, bias) for row in x])
+    by_columns = int_linear(x.t().contiguous().t(), quantized, bias)
     assert torch.equal(together, one_by_one) and torch.equal(together, by_columns)
 
 
+@pytest.mark.parametrize("kind", ["uniform", "asym"])
 @pytest.mark.parametrize(
     ("n_bits", "scale"),
     [(1, "matrix"), (1, 4), (2, "row"), (4, "matrix"), (4, "row"), (4, 4), ((1, 2, 8, 4, 1, 2), "row")],
 )
-def test_gradients_go_straight_through(n_bits: int | tuple[int, ...], scale: str | int) -> None:
-    """Against the definition: by x, by the latent weight (straight through) and by the scales' logarithms (LSQ)."""
+def test_gradients_go_straight_through(n_bits: int | tuple[int, ...], scale: str | int, kind: str) -> None:
+    """Against the definition: by x, by the latent weight (straight through), by log scales (LSQ) and shifts."""
     torch.manual_seed(3)
-    precision = Precision(n_bits, "uniform", scale)
+    precision = Precision(n_bits, kind, scale)
     latent = torch.randn(6, 12, requires_grad=True)
     scale_shape = project(latent, precision).scale.shape
     log_scale = project(latent, precision).scale.mul(0.5).log().flatten().requires_grad_()  # some lie beyond the table
     a = log_scale.detach().exp().reshape(scale_shape)
-    quantized = round_to(latent, a, precision)
+    shift = torch.linspace(-0.7, 0.9, scale_shape.numel()).requires_grad_() if kind == "asym" else None
+    zero = torch.zeros(scale_shape) if shift is None else shift.detach().reshape(scale_shape)
+    quantized = round_to(latent, a, precision, None if shift is None else zero * a)
     x, bias = torch.randn(2, 5, 12, requires_grad=True), torch.randn(6, requires_grad=True)
     upstream = torch.randn(2, 5, 6)
-    surrogate = straight_through(latent, quantized, log_scale, reach(precision))
-    int_linear(x, *quantized, bias, surrogate).backward(upstream)
+    surrogate = straight_through(latent, quantized, log_scale, reach(precision), shift)
+    int_linear(x, quantized, bias, surrogate).backward(upstream)
 
     rows, up = x.detach().reshape(-1, 12), upstream.reshape(-1, 6)
     codes, step = int8_rows(rows)
-    weight_grad, scale_grad = torch.zeros(6, 12), torch.zeros(scale_shape)
+    weight_grad, scale_grad, shift_grad = torch.zeros(6, 12), torch.zeros(scale_shape), torch.zeros(scale_shape)
     n_beyond = 0
     for i in range(6):
         bits = n_bits if isinstance(n_bits, int) else n_bits[i]
         outer = {1: 0.0, 2: 1.5, 4: 7.5, 8: 127.5}[bits]
+        low, high = (-outer, outer) if kind == "uniform" else (-(2 ** (bits - 1)) - 0.5, 2 ** (bits - 1) - 0.5)
         for j in range(12):
             place = i % scale_shape[0], j * scale_shape[1] // 12
             weight_grad[i, j] = (up[:, i] * codes[:, j] * step[:, 0]).sum()
             in_scales = latent[i, j].item() / a[place].item()
-            within = abs(in_scales) <= outer
+            within = low <= in_scales - zero[place].item() <= high
             n_beyond += not within
-            slope = quantized.codes[i, j].item() - (in_scales if within else 0.0)
+            slope = quantized.codes[i, j].item() + zero[place].item() - (in_scales if within else 0.0)
             scale_grad[place] += weight_grad[i, j] * slope * a[place]
+            shift_grad[place] += weight_grad[i, j] * a[place] * (not within)
     assert n_beyond
     torch.testing.assert_close(latent.grad, weight_grad)
     torch.testing.assert_close(log_scale.grad, scale_grad.flatten(), rtol=1e-4, atol=1e-4)
+    if shift is not None:
+        torch.testing.assert_close(shift.grad, shift_grad.flatten(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(x.grad, (up @ quantized.dequantize()).reshape(2, 5, 12))
     torch.testing.assert_close(bias.grad, up.sum(0))
 
@@ -118,6 +138,6 @@ def test_gradients_go_straight_through(n_bits: int | tuple[int, ...], scale: str
 def test_frozen_weights_pass_gradients_on() -> None:
     quantized = project(torch.randn(5, 4), Precision(4))
     x = torch.randn(2, 4, requires_grad=True)
-    int_linear(x, *quantized).sum().backward()
+    int_linear(x, quantized).sum().backward()
     torch.testing.assert_close(x.grad, quantized.dequantize().sum(0).expand(2, 4))
-    assert not int_linear(x.detach(), *quantized).requires_grad
+    assert not int_linear(x.detach(), quantized).requires_grad

@@ -32,6 +32,8 @@ SETTINGS = [
     {"n_bits": 3, "scale": 8, "table": "pow2"},
     {"n_bits": 4, "scale": "row"},
     {"n_bits": 8, "scale": 4},
+    {"n_bits": 2, "scale": 8, "table": "asym", "clipping": "search"},
+    {"n_bits": 1, "scale": "row", "table": "asym", "a_bits": 4},
 ]
 
 
@@ -50,7 +52,7 @@ def train_a_little(model: nn.Module) -> None:
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: f"{s['n_bits']}-{s['scale']}")
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".join(map(str, s.values())))
 def test_training_and_serving_agree_bit_for_bit(settings: dict[str, object], packed: bool, tied: bool) -> None:
     torch.manual_seed(0)
     model = TinyLm(tied=tied)
@@ -67,7 +69,7 @@ def test_training_and_serving_agree_bit_for_bit(settings: dict[str, object], pac
     assert quantizable(served) == quantizable(model)
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: f"{s['n_bits']}-{s['scale']}")
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".join(map(str, s.values())))
 def test_results_do_not_depend_on_the_batch(settings: dict[str, object]) -> None:
     torch.manual_seed(1)
     model = nn.Sequential(nn.Embedding(50, 24), nn.LSTM(24, 24, 2, batch_first=True))
@@ -185,7 +187,7 @@ class ReferenceLstm(nn.Module):
         weight = straight_through(latent, quantized)
         hidden, cells = [], []
         for row in gates:
-            i, f, g, o = (row + int_linear(h, *quantized, None, weight)).chunk(4, 1)
+            i, f, g, o = (row + int_linear(h, quantized, None, weight)).chunk(4, 1)
             c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
             h = torch.sigmoid(o) * torch.tanh(c)
             hidden.append(h)

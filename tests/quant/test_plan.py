@@ -19,7 +19,7 @@ SHAPES = {"embed.weight": (10, 4), "lstm.weight_ih_l0": (16, 4)}
 def test_yaml_round_trip(tmp_path: Path) -> None:
     plan = BitPlan(
         {"embed.weight": (1, 2, 3, 4, 5, 6, 7, 8, 1, 2), "lstm.weight_ih_l0": 32},
-        method="kl", budget=2.5, cost=0.125, table="pow2", scale=2, a_bits=32,
+        method="kl", budget=2.5, cost=0.125, table="pow2", scale=2, a_bits=32, clipping="search",
     )  # fmt: skip
     write_plan(tmp_path / "plan.yaml", plan)
     assert read_plan(tmp_path / "plan.yaml") == plan
@@ -49,6 +49,7 @@ def test_average_is_weighted_by_size() -> None:
         ({"bits": dict.fromkeys(SHAPES, 2), "scale": 3}, ["4 columns", "groups of 3"]),
         ({"bits": dict.fromkeys(SHAPES, 2), "scale": "column"}, ["scale: 'column'"]),
         ({"bits": dict.fromkeys(SHAPES, 2), "scale": 0}, ["scale: 0"]),
+        ({"bits": dict.fromkeys(SHAPES, 2), "clipping": "max"}, ["clipping: 'max'", "squares, search, none"]),
         ({"bits": dict.fromkeys(SHAPES, 2), "a_bits": 5}, ["a_bits: 5"]),
         ({"bits": dict.fromkeys(SHAPES, 2), "budget": "two"}, ["budget: 'two'"]),
         ({"bits": {"embed.weight": "1" * 10, "lstm.weight_ih_l0": 2}, "scale": "matrix"}, ["scale: row"]),

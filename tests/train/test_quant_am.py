@@ -109,15 +109,16 @@ def test_files_from_before_convolutions_could_be_quantized(tmp_path: Path) -> No
         assert torch.equal(loaded.get_parameter(name), model.get_parameter(name))
 
 
-def quick(**options: Any) -> QuantAmConfig:
-    return QuantAmConfig(FitConfig(epochs=1, lr=2e-3), max_frames=3000, augment=False, **options)
+def quick(epochs: int = 1, **options: Any) -> QuantAmConfig:
+    return QuantAmConfig(FitConfig(epochs=epochs, lr=2e-3), max_frames=3000, augment=False, **options)
 
 
 @pytest.mark.parametrize("method", ["ste", "admm", "cotrain", "scratch"])
 def test_training_lowers_the_loss(method: str, data: AmData, tmp_path: Path) -> None:
     model = make("conformer")
     plan = uniform_plan(model, 2)
-    config = quick(cotrain_bits=4 if method == "cotrain" else 0, scratch=method == "scratch")
+    scratch = method == "scratch"
+    config = quick(3 if scratch else 1, cotrain_bits=4 if method == "cotrain" else 0, scratch=scratch)
     rounded = quantize_model(copy.deepcopy(model), plan).eval()
     before = dev_loss(rounded, config, data)
     weights = {name: p.clone() for name, p in model.named_parameters()}
