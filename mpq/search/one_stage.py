@@ -44,8 +44,8 @@ class OneStageConfig(MixConfig):
     beta_speed: float = 0.05
     penalty: str = "budget"
     t_start: float = 1.0
-    t_end: float = 0.03
-    logit_speed: float = 3.0
+    t_end: float = 0.3
+    logit_speed: float = 10.0
     steepness: float = 8.0
     distill: float = 0.5
     epoch_part: float = 1.0
@@ -86,10 +86,11 @@ class OneStageTask:
         outputs = self._data.run(model, batch)
         loss = (1.0 - distill) * self._data.loss(outputs, batch) if distill < 1.0 else torch.zeros(())
         if distill:
-            with torch.no_grad():
-                expected = self._data.scores(self._data.run(self._data.model, batch)).float().log_softmax(-1)
             found = self._data.scores(outputs).float().log_softmax(-1)
-            divergence = F.kl_div(found, expected.to(found.device), log_target=True, reduction="batchmean")
+            with torch.no_grad():
+                teacher = self._data.model.to(found.device)
+                expected = self._data.scores(self._data.run(teacher, batch)).float().log_softmax(-1)
+            divergence = F.kl_div(found, expected, log_target=True, reduction="batchmean")
             loss = loss + distill * divergence
         return loss + self._net.penalty(mixture)
 

@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from scipy.linalg import hadamard
 from torch import Tensor
 
-from mpq.am import ConformerConfig, ModelConfig, TdnnConfig, TdnnfConfig, load_am, make_am, save_am
+from mpq.am import ConformerConfig, ModelConfig, TdnnConfig, TdnnfConfig, Wav2Vec2Config, load_am, make_am, save_am
 from mpq.cli.main import main
 from mpq.data.batches import FeatureSet
 from mpq.data.features import FeatureConfig, extract
 from mpq.data.manifests import Spoken, write_manifests
+from mpq.data.waveform import refer_to_audio
 from mpq.fst.lfmmi import total_score
 from mpq.io import BadInput
 from mpq.lang.lexicon import Lexicon
@@ -44,17 +45,21 @@ from mpq.train.loop import FitConfig
 RATE = 16000
 LEXICON = Lexicon({"ab": [["A", "B"]], "ca": [["C", "A"], ["C"]]})
 MODELS: dict[str, ModelConfig] = {
-    "tdnn": TdnnConfig(feature_dim=8, channels=(2, 2), hidden=4, dilations=[1], dropout=0.1),
+    "tdnn": TdnnConfig(feature_dim=8, channels=(1, 2), hidden=4, dilations=[1], dropout=0.1),
     "cnn-tdnnf": TdnnfConfig(
         feature_dim=8, channels=(2,), height_strides=(2,), hidden=6, bottleneck=3, first_bottleneck=4, prefinal=4,
         strides=(1,),
+    ),
+    "wav2vec2": Wav2Vec2Config(
+        conv_channels=(3, 3), conv_kernels=(400, 3), conv_strides=(160, 2), filterbank=False, dim=4, layers=1, heads=2,
+        feed_forward=4, position_kernel=4, position_groups=2, dropout=0.0, layer_drop=0.0, mask_prob=0.0,
     ),
     "conformer": ConformerConfig(feature_dim=8, channels=2, dim=4, heads=2, feed_forward=4, layers=1, kernel=3),
 }  # fmt: skip
 
 
-def make_features(folder: Path, texts: list[str], seconds: list[float]) -> Path:
-    """Features of noise that is louder and softer."""
+def make_features(folder: Path, texts: list[str], seconds: list[float]) -> tuple[FeatureSet, FeatureSet]:
+    """Features and waveforms of noise that is louder and softer."""
     rng, spoken = np.random.default_rng(0), []
     for i, (text, length) in enumerate(zip(texts, seconds, strict=True)):
         size = int(RATE * length)
@@ -64,29 +69,29 @@ def make_features(folder: Path, texts: list[str], seconds: list[float]) -> Path:
         spoken.append(Spoken(f"u{i}", "s", path, text))
     write_manifests(folder / "data", spoken, RATE)
     extract(folder / "data" / "cuts.jsonl.gz", folder / "features", FeatureConfig(n_mels=8), 1)
-    return folder / "features" / "cuts.jsonl.gz"
+    refer_to_audio(folder / "data" / "cuts.jsonl.gz", folder / "waveforms")
+    return FeatureSet(folder / "features" / "cuts.jsonl.gz"), FeatureSet(folder / "waveforms" / "cuts.jsonl.gz")
 
 
 @pytest.fixture(scope="module")
-def features(tmp_path_factory: pytest.TempPathFactory) -> tuple[FeatureSet, FeatureSet]:
-    """Training features, and held-out ones with a word outside the lexicon and with a second too few."""
+def sets(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[FeatureSet, FeatureSet]]:
+    """Training data, and held-out ones with a word outside the lexicon and with a second too few; as waveforms too."""
     train, dev = (tmp_path_factory.mktemp(name) for name in ("train", "dev"))
-    return (
-        FeatureSet(make_features(train, ["ab ca", "ca", "ab"], [0.7, 0.5, 0.4])),
-        FeatureSet(make_features(dev, ["ab ca", "ca", "ab xx", "ab ca ab ca ab ca"], [0.7, 0.5, 0.5, 0.2])),
-    )
+    training = make_features(train, ["ab ca", "ca", "ab"], [0.7, 0.5, 0.4])
+    held_out = make_features(dev, ["ab ca", "ca", "ab xx", "ab ca ab ca ab ca"], [0.7, 0.5, 0.5, 0.2])
+    return list(zip(training, held_out, strict=True))
 
 
 @pytest.fixture(scope="module", params=sorted(MODELS))
-def data(request: pytest.FixtureRequest, features: tuple[FeatureSet, FeatureSet]) -> AmSearchData:
+def data(request: pytest.FixtureRequest, sets: list[tuple[FeatureSet, FeatureSet]]) -> AmSearchData:
     """A model of each architecture with its data."""
     torch.manual_seed(1)
-    config = MODELS[request.param]
+    config, features = MODELS[request.param], sets[request.param == "wav2vec2"]
     model = make_am(config, len(LEXICON.phones) + 1)
     task = AmTask(AmConfig(model=config, augment=False), *features, LEXICON, acoustic=model)
     data = AmSearchData(model, features[1], task)
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
-    for epoch in range(40):
+    for epoch in range(25):
         for batch in data.training(200, 0, epoch):
             optimizer.zero_grad()
             data.loss(data.run(model, batch), batch).backward()
@@ -102,10 +107,8 @@ def predictions(data: AmSearchData, model: torch.nn.Module, dev: FeatureSet) -> 
     return torch.cat([log_probs[0, : int(length)] for log_probs, length in parts]).double().exp()
 
 
-def test_divergences_are_those_of_one_weight_at_a_time(
-    data: AmSearchData, features: tuple[FeatureSet, FeatureSet]
-) -> None:
-    dev, grid = features[1], Grid((2, 8))
+def test_divergences_are_those_of_one_weight_at_a_time(data: AmSearchData) -> None:
+    dev, grid = data._dev, Grid((2, 8))
     all_of_it = AmSearchData(data._am, dev)  # without a loss to compute, no utterance is left out
     before = copy.deepcopy(data.model.state_dict())
     table = kl_costs(all_of_it, grid, 10**9).table
@@ -179,11 +182,11 @@ def test_traces_are_the_exact_ones(data: AmSearchData, monkeypatch: pytest.Monke
             diagonal = [torch.autograd.grad(slope, weight, retain_graph=True)[0].flatten()[i] for i, slope in slopes]
             exact[name] = torch.stack(diagonal).view(len(weight), -1).double().sum(1)
     sizes = [weight.numel() for weight in weights.values()]
-    columns = torch.randperm(256, generator=torch.Generator().manual_seed(0))[: sum(sizes)]
-    signs = torch.from_numpy(hadamard(256)).float()[:, columns]
+    columns = torch.randperm(128, generator=torch.Generator().manual_seed(0))[: sum(sizes)]
+    signs = torch.from_numpy(hadamard(128)).float()[:, columns]
     draws = (part.view_as(weight) for z in signs for part, weight in zip(z.split(sizes), weights.values(), strict=True))
     monkeypatch.setattr(hessian, "_draw", lambda *_: next(draws))
-    found = row_traces(data, HessianConfig(max_probes=256, tolerance=0.0, batch_tokens=60, tokens=60))
+    found = row_traces(data, HessianConfig(max_probes=128, tolerance=0.0, batch_tokens=60, tokens=60))
     assert list(found) == list(exact)
     whole = sum(rows.sum().item() for rows in exact.values())
     for name, rows in exact.items():
@@ -206,10 +209,10 @@ def test_bits_are_learned(data: AmSearchData, tmp_path: Path) -> None:
     assert quantizable(latent) == shapes
 
 
-def test_features_of_another_size_are_refused(features: tuple[FeatureSet, FeatureSet]) -> None:
+def test_features_of_another_size_are_refused(sets: list[tuple[FeatureSet, FeatureSet]]) -> None:
     model = make_am(TdnnConfig(feature_dim=12, channels=(2, 2), hidden=4, dilations=[1]), 4)
     with pytest.raises(BadInput, match="8 bins a frame, the model expects 12"):
-        AmSearchData(model, features[1])
+        AmSearchData(model, sets[0][1])
 
 
 def test_what_is_missing_is_named(data: AmSearchData) -> None:
@@ -219,13 +222,13 @@ def test_what_is_missing_is_named(data: AmSearchData) -> None:
 
 @pytest.fixture
 def folder(
-    data: AmSearchData, features: tuple[FeatureSet, FeatureSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: AmSearchData, sets: list[tuple[FeatureSet, FeatureSet]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """What the commands need: model, manifests, lexicon."""
     monkeypatch.chdir(tmp_path)
     save_am("am.mpq", data._am, LEXICON.phones)
     LEXICON.write(tmp_path / "lang")
-    for name, part in zip(("train", "dev"), features, strict=True):
+    for name, part in zip(("train", "dev"), sets[0], strict=True):
         Path(f"{name}.jsonl.gz").symlink_to(part.path)
     return tmp_path
 
@@ -249,10 +252,9 @@ def test_the_commands(data: AmSearchData, folder: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("data", ["tdnn"], indirect=True)
-def test_bad_input_is_one_line(
-    data: AmSearchData, folder: Path, features: tuple[FeatureSet, FeatureSet], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input_is_one_line(data: AmSearchData, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Lexicon({"ab": [["A", "X"]]}).write(folder / "other")
+    (folder / "other.yaml").write_text("bits: {lstm.weight_ih_l0: 2}\n")
     wide = make_am(TdnnConfig(feature_dim=12, channels=(2, 2), hidden=4, dilations=[1]), 4)
     save_am("wide.mpq", wide, LEXICON.phones)
     search = "search --bits 3.5 --candidates 2,4,8 --out p.yaml --model"
@@ -267,6 +269,7 @@ def test_bad_input_is_one_line(
         (f"{search} am.mpq --method kl --dev dev.jsonl.gz --text t", "--text: am.mpq holds a tdnn acoustic model"),
         (f"{search} wide.mpq --method kl --dev dev.jsonl.gz", "8 bins a frame, the model expects 12"),
         (f"{search} am.mpq --method kl --dev none", "none"),
+        ("quantize --model am.mpq --plan other.yaml --out p.yaml", "no quantizable weight 'lstm.weight_ih_l0'"),
         (f"{search} am.mpq --method kl --dev lang/lexicon.txt", "lexicon.txt"),
     ]:
         assert main(command.split()) == 2, command
