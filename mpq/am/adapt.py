@@ -47,7 +47,7 @@ class LhucConfig:
     """
 
     steps: int = 5
-    lr: float = 0.05
+    lr: float = 0.02
     decay: float = 1e-4
     hyps: int = 10
     lm_scale: float = 1.0
