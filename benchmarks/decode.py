@@ -18,6 +18,7 @@ import kaldifst
 import torch
 
 from mpq.am import load_am
+from mpq.am.decode import PART, score_frames
 from mpq.data.batches import FeatureSet
 from mpq.fst.decoder import Decoder, DecoderConfig
 from mpq.fst.graph import load_graph
@@ -42,21 +43,24 @@ def main() -> None:
     model = load_am(args.exp / "am" / "model.mpq").eval()
     features = FeatureSet(args.exp / "features" / args.set / "cuts.jsonl.gz")
     step = max(1, len(features) // args.utts)
-    batches = [features.batch([index]) for index in range(0, len(features), step)][: args.utts]
-    audio = sum(int(batch.lengths[0]) for batch in batches) / 100
+    chosen = list(range(0, len(features), step))[: args.utts]
+    audio = features.lengths[chosen].sum() / 100
+    for index in chosen:
+        features.load(index)  # from now on they are in memory
 
     begin = time.process_time()
-    with torch.inference_mode():
-        outputs = [model(batch.features, batch.lengths)[0][0].numpy() for batch in batches]
+    parts = [chosen[at : at + PART] for at in range(0, len(chosen), PART)]
+    outputs = dict(scored for part in parts for scored in score_frames(model, features, part))
     forward = time.process_time() - begin
     begin = time.process_time()
-    results = [decoder.decode(batch.utts[0], output) for batch, output in zip(batches, outputs, strict=True)]
+    results = [decoder.decode(utt, output) for utt, output in outputs.items()]
     search = time.process_time() - begin
     begin = time.process_time()
-    peer_words = [one_best(graph, args.acoustic_scale * output, args.beam) for output in outputs]
+    peer_words = [one_best(graph, args.acoustic_scale * output, args.beam) for output in outputs.values()]
     peer = time.process_time() - begin
 
-    references = [batch.texts[0].split() for batch in batches]
+    texts = dict(zip(features.utts, features.texts, strict=True))
+    references = [texts[utt].split() for utt in outputs]
     errors = [
         [kaldialign.edit_distance(ref, hyp.text.split())["total"] for hyp in result.nbest.hyps]
         for ref, result in zip(references, results, strict=True)
@@ -70,7 +74,7 @@ def main() -> None:
         json.dumps(
             {
                 "benchmark": "decode",
-                "utts": len(batches),
+                "utts": len(chosen),
                 "audio_seconds": round(audio),
                 "beam": args.beam,
                 "lattice_beam": args.lattice_beam,
@@ -82,7 +86,7 @@ def main() -> None:
                 "wer": round(100 * sum(e[0] for e in errors) / n_words, 2),
                 "peer_wer": round(100 * peer_errors / n_words, 2),
                 "oracle_wer": round(100 * sum(map(min, errors)) / n_words, 2),
-                "hyps_per_utt": round(sum(map(len, errors)) / len(batches), 1),
+                "hyps_per_utt": round(sum(map(len, errors)) / len(chosen), 1),
             }
         )
     )

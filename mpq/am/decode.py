@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import kaldialign
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mpq.am.model import run_batch
@@ -34,7 +36,7 @@ from mpq.io import (
     write_text,
 )
 
-_PART = 40  # utterances
+PART = 40  # utterances that a process decodes at a time
 _MAX_FRAMES = 12_000  # padded frames of a batch of the acoustic model
 
 
@@ -97,7 +99,7 @@ def decode_set(
         if old != folder:
             shutil.rmtree(old)
     folder.mkdir(exist_ok=True)
-    numbers = range(0, len(features), _PART)
+    numbers = range(0, len(features), PART)
     missing = [begin for begin in numbers if not _part(folder, begin, "done").exists()]
     _jobs[:] = [_Job(model.eval(), lhuc, features, decoder, folder)]
     try:
@@ -115,9 +117,9 @@ def _part(folder: Path, begin: int, kind: str) -> Path:
 
 
 def _decode_part(begin: int) -> None:
-    """Decode utterances ``begin`` to ``begin + _PART - 1`` and write their files; the last one tells it is done."""
+    """Decode utterances ``begin`` to ``begin + PART - 1`` and write their files; the last one tells it is done."""
     (job,) = _jobs
-    indexes = range(begin, min(begin + _PART, len(job.features)))
+    indexes = range(begin, min(begin + PART, len(job.features)))
     results = dict(_decode_batches(job, indexes))
     decoded = [results[job.features.utts[index]] for index in indexes]
     write_nbest(_part(job.folder, begin, "nbest.jsonl"), (result.nbest for result in decoded))
@@ -127,16 +129,31 @@ def _decode_part(begin: int) -> None:
 
 
 def _decode_batches(job: _Job, indexes: Sequence[int]) -> Iterator[tuple[str, Decoded]]:
-    """Results by utterance; similar lengths go through the acoustic model together."""
-    by_length = sorted(indexes, key=lambda index: (-job.features.lengths[index], index))
+    """Results by utterance."""
+    for utt, scores in score_frames(job.model, job.features, indexes, job.lhuc):
+        yield utt, job.decoder.decode(utt, scores)
+
+
+def score_frames(
+    model: nn.Module, features: FeatureSet, indexes: Sequence[int], lhuc: Mapping[str, Tensor] | None = None
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Log-probabilities `(T', C)` of utterances; those of similar lengths go through the acoustic model together.
+
+    Args:
+        model: as of `decode_set`.
+        features: the set.
+        indexes: of the utterances.
+        lhuc: LHUC logits by speaker; None: the model is not adapted.
+    """
+    by_length = sorted(indexes, key=lambda index: (-features.lengths[index], index))
     while by_length:
-        size = max(1, _MAX_FRAMES // max(1, int(job.features.lengths[by_length[0]])))
-        batch = job.features.batch(by_length[:size])
+        size = max(1, _MAX_FRAMES // max(1, int(features.lengths[by_length[0]])))
+        batch = features.batch(by_length[:size])
         by_length = by_length[size:]
         with torch.inference_mode():
-            log_probs, lengths = run_batch(job.model, batch, job.lhuc)
+            log_probs, lengths = run_batch(model, batch, lhuc)
         for utt, scores, length in zip(batch.utts, log_probs.float().cpu(), lengths.tolist(), strict=True):
-            yield utt, job.decoder.decode(utt, scores[:length].numpy())
+            yield utt, scores[:length].numpy()
 
 
 def _merge(features: FeatureSet, folder: Path, begins: Sequence[int], out: Path) -> DecodeSummary:

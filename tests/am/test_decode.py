@@ -70,7 +70,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "_PART", 5)
+    monkeypatch.setattr(decode, "PART", 5)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
