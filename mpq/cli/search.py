@@ -87,7 +87,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--rule", type=str, default="", help="extra bits, as embedding.*=+2 (default: first, last +2)")
     parser.add_argument("--scale", type=str, default="row", help="one for each row, matrix, or N columns")
-    parser.add_argument("--table", type=Literal["uniform", "pow2"], default="uniform", help="the levels")
+    parser.add_argument("--table", type=Literal["uniform", "pow2", "asym"], default="uniform", help="the levels")
     parser.add_argument("--seed", type=int, default=1, help="of samples, probes and random plans")
     parser.add_argument(
         "--out", type=str, required=True, metavar="YAML", help="plan to write; with --lossless a folder"

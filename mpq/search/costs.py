@@ -34,7 +34,7 @@ class Grid:
     Attributes:
         candidates: bits to choose from, ascending.
         level: `layer`: one number of bits for each weight matrix; `node`: one for each row.
-        table: `uniform` or `pow2` levels.
+        table: `uniform`, `pow2` or `asym` levels.
         scale: what shares one scale: `matrix`, `row`, or that many neighbouring columns of a row.
     """
 

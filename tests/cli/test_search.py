@@ -54,7 +54,7 @@ def fail(command: str, capsys: pytest.CaptureFixture[str]) -> str:
         "hessian --dev dev.txt --hessian.max_probes 4 --hessian.probe gaussian --level node --scale 4",
         "nas --text train.txt --dev dev.txt --nas.batch_tokens 64",
         "random --level node",
-        "rule --rule embedding.*=+3",
+        "rule --rule embedding.*=+3 --table asym",
         "uniform",
     ],
 )
