@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,6 +47,18 @@ def test_example_of_the_help_scores_a_sentence(
     ours = load_lm(lm)
     batch = pad_sentences([ours.tokenizer.encode("so it is")], ours.tokenizer.bos, ours.tokenizer.eos)
     assert float(capsys.readouterr().out) == pytest.approx(ours.model.score(batch).item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"table": "asym"}, "asymmetric tables are not exported"), ({"a_bits": 4}, "give --activations 8 or 32")],
+)
+def test_what_onnx_cannot_hold(settings: dict[str, Any], message: str, lm: Path, mpq: Mpq) -> None:
+    stored = load_lm(lm)
+    model = build_lm(stored.model.config, len(stored.tokenizer))
+    plan = uniform_plan(model, 4, **settings)
+    save_lm(lm / "model.mpq", quantize_model(model, plan), stored.tokenizer, plan)
+    assert message in mpq.fail("export --model lm --out o.onnx")
 
 
 def test_bad_input_is_one_line(lm: Path, tmp_path: Path, mpq: Mpq) -> None:

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from mpq.data.lmtext import Tokenizer
 from mpq.io import BadInput, Hyp, NBest
 from mpq.lm import LanguageModel
+from mpq.quant import freeze, quantize_model, uniform_plan
 from mpq.rescore import Budget, Scoring, add_lm_scores
 from mpq.rescore.forest import prefix_forest
 from mpq.rescore.tree import score_edges
@@ -40,6 +41,15 @@ def test_equals_every_hypothesis_alone(any_lm: LanguageModel, units: Tokenizer) 
     nbests = [*ODD, made_up_list("u", 100, 15, seed=0), made_up_list("v", 7, 3, seed=1)]
     expected = [alone(any_lm, units, hyp.text) for nbest in nbests for hyp in nbest.hyps]
     assert scored(any_lm, units, nbests) == pytest.approx(expected, abs=1e-4)
+
+
+def test_activations_of_4_bits(arch: str, units: Tokenizer) -> None:
+    """In the tree as in the model itself, asymmetric weights too."""
+    model = make_lm(arch, 32, len(units))
+    freeze(quantize_model(model, uniform_plan(model, 2, a_bits=4, table="asym")))
+    nbests = [*ODD, made_up_list("u", 20, 8, seed=0)]
+    expected = [alone(model, units, hyp.text) for nbest in nbests for hyp in nbest.hyps]
+    assert scored(model, units, nbests) == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_list_of_1000(any_lm: LanguageModel, units: Tokenizer) -> None:
