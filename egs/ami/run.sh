@@ -26,7 +26,7 @@ given_corpus --mic "$mic" --nj "$nj"
 disk=20 memory=8 prune=1e-7
 if [ "$smoke" = true ]; then
   prune=1e-5 disk=1 memory=4 lms=(lstm) systems=(lstm-2bit)
-  small_am=(--fit.epochs 2 --max_frames 4000 --model.hidden 48 --model.bottleneck 16 --model.first_bottleneck 16
+  small_am=(--fit.epochs 2 --fit.average 0 --max_frames 4000 --model.hidden 48 --model.bottleneck 16 --model.first_bottleneck 16
     --model.channels "[4,8]" --model.height_strides "[2,2]" --model.strides "[1]" --model.prefinal 16 --model.ivector_dim 8)
   small_ivector=(--dim 8 --gaussians 8 --iterations 2)
   small_lm=(--fit.epochs 1) small_dim=(--model.dim 64 --model.layers 1)

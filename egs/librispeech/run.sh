@@ -25,7 +25,7 @@ exp=$exp_dir
 sets=(dev-clean dev-other test-clean test-other)
 systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit lstm-{2,1}bit-rounded)
 given_corpus --train "$train" --nj "$nj"
-disk=$((10 + train / 10)) memory=16 # features and text; the graph of 200,000 words
+disk=$((10 + train / 10)) memory=24 # features and text; the graph of 200,000 words
 if [ "$am" = tdnnf ]; then am_conf=conf/am_tdnnf.yaml acoustic_units=${acoustic_units:-phones}; fi
 lang_options=(--acoustic-units "${acoustic_units:-pieces}")
 if [ "$smoke" = true ]; then

@@ -25,7 +25,7 @@ given_corpus
 prune=1e-7 disk=50 memory=24
 if [ "$smoke" = true ]; then
   prune=1e-4 disk=1 memory=4 lms=(lstm) systems=(lstm-2bit)
-  small_am=(--fit.epochs 6 --fit.lr 0.003 --ctc_part 0.8 --max_frames 1000 --model.hidden 64 --model.bottleneck 16 --model.first_bottleneck 16
+  small_am=(--fit.epochs 6 --fit.average 2 --fit.lr 0.003 --ctc_part 0.8 --max_frames 1000 --model.hidden 64 --model.bottleneck 16 --model.first_bottleneck 16
     --model.channels "[8,8]" --model.height_strides "[2,2]" --model.strides "[1]" --model.prefinal 32 --model.ivector_dim 8)
   small_ivector=(--dim 8 --gaussians 8 --iterations 2)
   small_lm=(--fit.epochs 1) small_dim=(--model.dim 64 --model.layers 1)
