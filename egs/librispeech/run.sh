@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # librispeech: LibriSpeech, 960 hours of read books (--corpus-dir), with the n-gram model and text of OpenSLR 11
 #
-# A Conformer over sentencepiece units (--am tdnnf: a CNN-TDNN-F over phones) trained by CTC and LF-MMI on 100, 460 or
-# 960 hours (--train), first pass with the pruned trigram of OpenSLR 11, its lists rescored with the 4-gram, neural
-# language models of 800 million words, quantized, rescoring dev and test, clean and other. --corpus-dir is the folder that
-# holds train-clean-100 and so on; the files of OpenSLR 11 lie in it, in a folder in it, or in a second --corpus-dir.
+# A Conformer over sentencepiece units (--am tdnnf: a CNN-TDNN-F over phones; --am ssl: wav2vec 2.0 or HuBERT over phones,
+# fine-tuned from --checkpoint) trained by CTC and LF-MMI on 100, 460 or 960 hours (--train), first pass with the pruned
+# trigram of OpenSLR 11, its lists rescored with the 4-gram, neural language models of 800 million words, quantized,
+# rescoring dev and test, clean and other. --corpus-dir is the folder that holds train-clean-100 and so on; the files of
+# OpenSLR 11 lie in it, in a folder in it, or in a second --corpus-dir.
 # The result is in EXP_DIR/report.html and RESULTS.md.
 set -euo pipefail
 # shellcheck source=utils/stage.sh
@@ -12,11 +13,18 @@ source "$(dirname "${BASH_SOURCE[0]}")/../../utils/stage.sh"
 # shellcheck source=utils/stages.sh
 source "$stage_root/utils/stages.sh"
 
-train=960 am=conformer partial=false acoustic_units="" ivectors=false lhuc=false
+train=960 am=conformer checkpoint="" partial=false acoustic_units="" ivectors=false lhuc=false
 am_options
-option am "conformer|tdnnf" "acoustic model: conf/am.yaml with sentencepiece units, or conf/am_tdnnf.yaml with phones"
+option am "conformer|tdnnf|ssl" "acoustic model: conf/am.yaml with sentencepiece units, or conf/am_{tdnnf,ssl}.yaml with phones"
+option checkpoint text "for --am ssl: a bundle of torchaudio.pipelines like HUBERT_LARGE, a file of its format, a Hugging Face folder"
 option train "100|460|960" "hours of training speech"
 option partial flag "a part of the corpus will do; what is missing is told, and left out"
+check_options() {
+  [ "$am" != ssl ] || [ -n "$checkpoint" ] || option_die "--am ssl needs --checkpoint: what is fine-tuned, such as WAV2VEC2_BASE"
+  [ "$am" = ssl ] || [ -z "$checkpoint" ] || option_die "--checkpoint $checkpoint: only --am ssl begins with one"
+  [ "$am" != ssl ] || [ "$ivectors" = false ] || option_die "--ivectors true: the models of --am ssl read audio alone"
+  [ ! -e "$checkpoint" ] || checkpoint=$(realpath "$checkpoint")
+}
 need_option corpus-dir "the folder of LibriSpeech that holds train-clean-100, dev-clean, ..."
 recipe "$@"
 # shellcheck disable=SC2154  # set by stage.sh
@@ -27,16 +35,23 @@ systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit lstm-{2,1}bit-rounded)
 given_corpus --train "$train" --nj "$nj"
 disk=$((10 + train / 10)) memory=24 # features and text; the graph of 200,000 words
 if [ "$am" = tdnnf ]; then am_conf=conf/am_tdnnf.yaml acoustic_units=${acoustic_units:-phones}; fi
+features=()
+if [ "$am" = ssl ]; then
+  am_conf=conf/am_ssl.yaml acoustic_units=${acoustic_units:-phones} ivectors="" features=(--type waveform)
+fi
 lang_options=(--acoustic-units "${acoustic_units:-pieces}")
 if [ "$smoke" = true ]; then
   disk=1 memory=4 sets=(dev-clean test-clean) lms=(lstm) systems=(lstm-2bit)
   small_am=(--model.dim 16 --model.heads 2 --model.feed_forward 32 --model.layers 1 --model.channels 4)
-  [ "$am" = conformer ] || small_am=(--model.hidden 48 --model.bottleneck 16 --model.first_bottleneck 16 --model.channels "[4,8]"
+  [ "$am" != ssl ] || small_am=()
+  [ "$am" != tdnnf ] || small_am=(--model.hidden 48 --model.bottleneck 16 --model.first_bottleneck 16 --model.channels "[4,8]"
     --model.height_strides "[2,2]" --model.strides "[1]" --model.prefinal 16)
-  small_am+=(--fit.epochs 2 --fit.average 0 --max_frames 4000 --model.ivector_dim 8)
+  small_am+=(--fit.epochs 2 --fit.average 0 --max_frames 4000)
+  [ "$am" = ssl ] || small_am+=(--model.ivector_dim 8)
   small_ivector=(--dim 8 --gaussians 8 --iterations 2) lang_options+=(--pieces 60)
   small_lm=(--fit.epochs 1) small_dim=(--model.dim 64 --model.layers 1)
 fi
+[ "$am" != ssl ] || small_am+=(--checkpoint "$checkpoint")
 
 if stage 0; then check_corpus librispeech "$disk" "$memory"; fi
 
@@ -48,7 +63,7 @@ if stage 1; then
 fi
 [ ! -f "$exp/data/lm/4-gram.arpa.gz" ] || ngram=4-gram
 
-if stage 2; then make_features "$speeds"; fi
+if stage 2; then make_features "$speeds" "${features[@]}"; fi
 
 if stage 3; then
   text=$exp/data/lm

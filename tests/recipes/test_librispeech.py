@@ -34,3 +34,16 @@ def test_half_a_corpus_is_refused_before_anything_is_computed(librispeech_dir: P
     gone.unlink()
     recipe = Recipe("librispeech", tmp_path / "exp", "--corpus-dir", str(root))
     refuses(recipe, "1 parts missing: test-other", f"1 of 8 files of dev-clean missing: {gone.relative_to(root)}")
+
+
+def test_foundation_models_begin_with_a_checkpoint(tmp_path: Path) -> None:
+    recipe = Recipe("librispeech", tmp_path / "exp", "--corpus-dir", str(tmp_path))
+    for words, says in (
+        (["--am", "ssl"], "--am ssl needs --checkpoint"),
+        (["--checkpoint", "X"], "only --am ssl begins"),
+    ):
+        refused = recipe.run(*words)
+        assert refused.returncode == 2 and says in refused.stderr
+    printed = recipe.finish("--am", "ssl", "--checkpoint", "HUBERT_LARGE", "--dry-run", "--stop-stage", "4")
+    assert "--type waveform" in printed and "--acoustic-units phones" in printed
+    assert "--config conf/am_ssl.yaml" in printed and "--checkpoint HUBERT_LARGE" in printed
