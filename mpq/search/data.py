@@ -178,9 +178,8 @@ class AmSearchData:
     def training(self, batch_units: int, seed: int, epoch: int) -> Iterator[Batch]:
         """Batches of one speed copy of each utterance, augmented as in the model's own training."""
         task, max_frames = self._task, batch_units * self._am.subsampling
-        return batches(
-            task.train, seed, epoch, max_frames=max_frames, augment=task.config.augment, shuffle=True, one_copy=True
-        )
+        masks = task.config.augment and task.config.masks
+        return batches(task.train, seed, epoch, max_frames=max_frames, augment=masks, shuffle=True, one_copy=True)
 
     def n_batches(self, batch_units: int) -> int:
         """Batches of a typical pass over the training features."""
