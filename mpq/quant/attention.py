@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -56,6 +57,7 @@ class QuantAttention(QuantModule):
         projected = self._linear(x, "in_proj_weight", self.in_proj_bias)
         q, k, v = projected.view(n_frames, batch, 3, self.num_heads, -1).permute(2, 1, 3, 0, 4)  # (N, heads, T, D')
         mask = None if key_padding_mask is None else ~key_padding_mask[:, None, None, :]
-        mixed = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
+        with torch.autocast(x.device.type, enabled=False):  # as it will be served
+            mixed = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
         out: Tensor = self.out_proj(mixed.permute(2, 0, 1, 3).reshape(n_frames, batch, -1))
         return (out.transpose(0, 1) if self.batch_first else out), None

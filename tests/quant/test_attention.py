@@ -59,6 +59,14 @@ def test_training_and_serving_agree_bit_for_bit(n_bits: int, a_bits: int) -> Non
         assert torch.equal(served(*inputs()), trained)
 
 
+def test_autocast_changes_gradients_only() -> None:
+    model = Attending(dropout=0.0)
+    quantize_model(model, uniform_plan(model, 4))
+    exact = model(*inputs())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model(*inputs()), exact)
+
+
 @pytest.mark.parametrize("quantized", ["attention.in_proj_weight", "attention.out_proj.weight"])
 def test_either_weight_may_stay_float(quantized: str) -> None:
     model = Attending().eval()
