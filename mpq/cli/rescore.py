@@ -14,8 +14,9 @@ word errors against the Kaldi text REF, those of the weights around them counted
 the very best point is luck. Use a development set, never a test set; lattices take its result by --weights.
 --nbest takes several files, --out and --hyp-out then one for each: weights are tuned on the first, which REF is of.
 
---arpa gives the lists the scores "lm" of another n-gram model first, such as the whole one of which the first pass has
-a pruned copy; it must know their words. Of a large file only what occurs in the lists is kept in memory.
+--arpa gives lists the scores "lm", and lattices the graph costs, of another n-gram model first, such as the whole one
+of which the first pass has a pruned copy; it must know their words. Of a large file only what occurs in them is kept
+in memory. Lattices may be rescored with it alone, without --lm.
 
 Each distinct history of an utterance is computed once; --merge-order N takes histories for the same whose last N - 1
 words are (exact where N exceeds the words of every path).  --carry-over lets every utterance go on from the best
@@ -27,6 +28,7 @@ Examples:
   mpq rescore --nbest dev.jsonl.gz test.jsonl.gz --lm model.mpq --tune dev.txt --hyp-out hyp-dev.txt hyp-test.txt
   mpq rescore --nbest exp/decode/dev/nbest.jsonl.gz --arpa 4-gram.arpa.gz --out exp/decode-4-gram/dev/nbest.jsonl.gz
   mpq rescore --lattice lat.gz --words exp/lang/words.txt --lm model.mpq --weights weights.yaml --hyp-out hyp-test.txt
+  mpq rescore --lattice lat.gz --words exp/lang/words.txt --arpa 4-gram.arpa.gz --out lat-4-gram.gz
   mpq rescore --nbest nbest.jsonl --lm model.mpq --lm-weight 0.5 --carry-over utt2rec --out rescored.jsonl
 """
 
@@ -39,7 +41,7 @@ from jsonargparse import ArgumentParser, Namespace
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from mpq.io import Lattice, NBest
+    from mpq.io import Lattice, NBest, SymbolTable
     from mpq.lm import LoadedLm
     from mpq.rescore import Weights
 
@@ -53,7 +55,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--tokenizer", type=str, metavar="FILE", help="the model's units (default: beside the model)")
     parser.add_argument("--packed", action="store_true", help="keep low-bit weights packed in memory (slower)")
     parser.add_argument(
-        "--arpa", type=str, metavar="FILE", help="n-gram model whose scores take the place of the lists'"
+        "--arpa", type=str, metavar="FILE", help="n-gram model whose scores take the place of the first pass's"
     )
     parser.add_argument("--depth", type=int, metavar="N", help="look at the first N hypotheses of each list only")
     parser.add_argument("--ngram-weight", type=float, help="weight of the first pass's LM score (default: 1)")
@@ -146,21 +148,23 @@ def _scored(
 
 
 def _rescore_lattices(args: Namespace) -> None:
-    from mpq.io import check_symbols_hash, progress, read_lattices, read_symbols, write_lattices, write_text
+    from mpq.io import check_symbols_hash, progress, read_symbols, write_lattices, write_text
     from mpq.rescore import Budget, LatticeScoring, best_words, rescore_lattices
 
     check_symbols_hash(args.lattice, args.words)
     words, weights = read_symbols(args.words), _weights(args)
     order = {} if args.merge_order is None else {"merge_order": args.merge_order}
     scoring = LatticeScoring(weights, beam=args.beam, budget=Budget.of_mb(args.batch_mb), **order)
-    lm = _load(args)
+    lattices = _read_lattices(args, words)
+    if args.lm:
+        lm = _load(args)
+        lattices = rescore_lattices(lm.model, lm.tokenizer, lattices, words, scoring)
     best: dict[str, list[str]] = {}
     n_arcs = 0
 
     def rescored() -> Iterator[Lattice]:
         nonlocal n_arcs
-        lattices = read_lattices(args.lattice, words)
-        for lattice in progress(rescore_lattices(lm.model, lm.tokenizer, lattices, words, scoring), what="rescore"):
+        for lattice in progress(lattices, what="rescore"):
             best[lattice.utt] = best_words(lattice, words)
             n_arcs += lattice.n_arcs
             yield lattice
@@ -175,6 +179,19 @@ def _rescore_lattices(args: Namespace) -> None:
     if args.weights_out:
         weights.write(args.weights_out)
     print(f"rescore: {len(best)} lattices, {n_arcs} arcs, {weights}: {(args.out or args.hyp_out or ['-'])[0]}")
+
+
+def _read_lattices(args: Namespace, words: SymbolTable) -> Iterator[Lattice]:
+    """The lattices, with the scores of --arpa."""
+    from mpq.io import read_lattices
+    from mpq.rescore import read_lattices_arpa, replace_lattice_scores
+
+    if not args.arpa:
+        yield from read_lattices(args.lattice, words)
+        return
+    ngram = read_lattices_arpa(args.arpa, read_lattices(args.lattice, words), words)
+    for lattice in read_lattices(args.lattice, words):
+        yield replace_lattice_scores(lattice, ngram, words)
 
 
 def _load(args: Namespace) -> LoadedLm:
@@ -201,11 +218,13 @@ def _check(args: Namespace) -> None:
         raise BadInput("nothing to write: give --out, --hyp-out or --weights-out")
     if bool(args.nbest) == bool(args.lattice):
         raise BadInput("give --nbest or --lattice, one of them")
-    if args.lattice and not (args.words and args.lm):
-        raise BadInput("--lattice: give its symbol table by --words and a language model by --lm")
+    if args.lattice and not (args.words and (args.lm or args.arpa)):
+        raise BadInput("--lattice: give its symbol table by --words and a language model by --lm or --arpa")
+    if args.lattice and not args.lm and (given or ways):
+        raise BadInput("--lattice: weights are of --lm; the scores of --arpa alone are written as they are")
     if args.carry_over and not args.lm:
         raise BadInput("--carry-over: give the language model whose state is to be carried by --lm")
-    wrong = ("tune", "depth", "carry_over", "arpa") if args.lattice else ("words", "beam")
+    wrong = ("tune", "depth", "carry_over") if args.lattice else ("words", "beam")
     for name in wrong:
         if args[name] is not None:
             kind, other = ("--lattice", "--nbest") if args.lattice else ("--nbest", "--lattice")

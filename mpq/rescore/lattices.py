@@ -178,7 +178,7 @@ def _split(lattice: Lattice, words: SymbolTable, histories: Histories, root: int
 
 def best_words(lattice: Lattice, words: SymbolTable) -> list[str]:
     """Words of the path with the lowest sum of graph and acoustic costs."""
-    order, leaving = _topological(lattice)
+    order, leaving = topological(lattice)
     cost, targets = (lattice.graph + lattice.acoustic).tolist(), lattice.dst.tolist()
     forward = [math.inf] * lattice.n_states
     forward[lattice.start] = 0.0
@@ -201,7 +201,7 @@ def _prune(
     lattice: Lattice, arc_cost: Floats, final_cost: Floats, beam: float | None
 ) -> tuple[list[list[int]], list[int]]:
     """Arcs on complete paths within the beam, by source state, and the states in topological order."""
-    order, leaving = _topological(lattice)
+    order, leaving = topological(lattice)
     costs, targets = arc_cost.tolist(), lattice.dst.tolist()
     forward, backward = [math.inf] * lattice.n_states, [math.inf] * lattice.n_states
     forward[lattice.start] = 0.0
@@ -226,7 +226,7 @@ def _prune(
     return kept, order
 
 
-def _topological(lattice: Lattice) -> tuple[list[int], list[list[int]]]:
+def topological(lattice: Lattice) -> tuple[list[int], list[list[int]]]:
     """States that the start reaches, each after all that lead to it, and the arcs that leave each state."""
     if lattice.start < 0 or not len(lattice.final_states):
         raise BadInput(f"utterance '{lattice.utt}': its lattice has no final state; expected a complete lattice")

@@ -7,13 +7,25 @@ import itertools
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mpq.cli.main import main
-from mpq.io import BadInput, Hyp, NBest, read_nbest, write_nbest
+from mpq.io import (
+    BadInput,
+    Hyp,
+    Lattice,
+    LatticeBuilder,
+    NBest,
+    SymbolTable,
+    read_lattices,
+    read_nbest,
+    write_lattices,
+    write_nbest,
+)
 from mpq.lang.arpa import read_arpa
 from mpq.lang.ngram import read_sentences, train_ngram
-from mpq.rescore import read_needed_arpa, replace_ngram_scores
+from mpq.rescore import read_lattices_arpa, read_needed_arpa, replace_lattice_scores, replace_ngram_scores
 
 TEXT = ["the king went up", "the king went down to the sea", "a king of the sea went up", "up to the king"] * 2
 HYPS = ["the king went up", "the sea went up to a king", "up up up", "", "king of the king of the king of the sea"]
@@ -77,6 +89,70 @@ def test_command(arpa: Path, tmp_path: Path) -> None:
     (nbest,) = read_nbest(tmp_path / "new-test.jsonl")
     assert [hyp.text for hyp in nbest.hyps] == [HYPS[0], "up up up"]
     assert nbest.hyps[0].lm == pytest.approx(brute_force(arpa, HYPS[0]), abs=1e-6)
+
+
+def made_up_lattice(words: SymbolTable, seed: int) -> Lattice:
+    """Random arcs between 12 states, some without a word, all of which lead to an end."""
+    rng = np.random.default_rng(seed)
+    builder, known = LatticeBuilder("u"), ["the", "king", "went", "up", "of", "sea", "a", "to"]
+    for src in range(11):
+        for dst in {src + 1, int(rng.integers(src + 1, 12))}:
+            for word in {"", *rng.choice(known, 2).tolist()}:
+                builder.add_arc(src, dst, words.ids.get(word, 0), (float(rng.random()), float(rng.random()), (src,)))
+    builder.set_final(7, (0.5, 0.25, ()))
+    builder.set_final(11, (0.5, 0.75, ()))
+    return builder.build()
+
+
+def paths(lattice: Lattice, words: SymbolTable) -> dict[tuple[str, float], float]:
+    """Graph cost of every path by its words and acoustic cost."""
+    found: dict[tuple[str, float], float] = {}
+    ends = {s: i for i, s in enumerate(lattice.final_states.tolist())}
+    open_paths: list[tuple[int, list[str], float, float]] = [(lattice.start, [], 0.0, 0.0)]
+    while open_paths:
+        state, said, graph, acoustic = open_paths.pop()
+        if state in ends:
+            cost = graph + float(lattice.final_graph[ends[state]])
+            found[" ".join(said), round(acoustic + float(lattice.final_acoustic[ends[state]]), 9)] = cost
+        for arc in (lattice.src == state).nonzero()[0].tolist():
+            word = [words.words[int(lattice.labels[arc])]] if lattice.labels[arc] else []
+            costs = graph + float(lattice.graph[arc]), acoustic + float(lattice.acoustic[arc])
+            open_paths.append((int(lattice.dst[arc]), said + word, *costs))
+    return found
+
+
+def test_every_path_of_a_lattice(arpa: Path) -> None:
+    names = ["<eps>", "the", "king", "went", "up", "of", "sea", "a", "to"]
+    words = SymbolTable((name, number) for number, name in enumerate(names))
+    lattice = made_up_lattice(words, 1)
+    lm = read_lattices_arpa(arpa, [lattice], words)
+    assert len(lm.log_prob) < len(read_arpa(arpa).log_prob)
+    before, after = paths(lattice, words), paths(replace_lattice_scores(lattice, lm, words), words)
+    assert before.keys() == after.keys() and len(after) > 1000
+    whole = read_arpa(arpa)
+    for number, ((text, _), cost) in enumerate(after.items()):
+        assert cost == pytest.approx(-whole.score(text.split()), abs=1e-9)
+        if number % 200 == 0:
+            assert cost == pytest.approx(-brute_force(arpa, text), abs=1e-6)
+
+
+def test_lattice_command(arpa: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "words.txt").write_text("<eps> 0\nthe 1\nking 2\nup 3\n")
+    builder = LatticeBuilder("u1")
+    for dst, word, acoustic in ((1, 1, 5.0), (1, 3, 4.5)):
+        builder.add_arc(0, dst, word, (1.0, acoustic, ()))
+    builder.add_arc(1, 2, 2, (1.0, 1.0, ()))
+    builder.set_final(2, (0.0, 0.0, ()))
+    write_lattices(tmp_path / "lat.gz", [builder.build()])
+    command = ["rescore", "--lattice", str(tmp_path / "lat.gz"), "--words", str(tmp_path / "words.txt")]
+    out = ["--arpa", str(arpa), "--out", str(tmp_path / "new.gz"), "--hyp-out", str(tmp_path / "hyp.txt")]
+    assert main([*command, *out]) == 0
+    (lattice,) = read_lattices(tmp_path / "new.gz")
+    text = (tmp_path / "hyp.txt").read_text().split()[1:]
+    costs = {hyp: -brute_force(arpa, f"{hyp} king") + am for hyp, am in (("the", 5.0), ("up", 4.5))}
+    assert text == [min(costs, key=costs.__getitem__), "king"] and lattice.n_states >= 4
+    assert main([*command, *out, "--lm-weight", "0.5"]) == 2
+    assert "weights are of --lm" in capsys.readouterr().err
 
 
 def test_bad_input(arpa: Path, tmp_path: Path) -> None:
