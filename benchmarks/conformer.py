@@ -1,10 +1,10 @@
 """Time of a quantized Conformer on integers against torch's float32, in use and in training; JSON lines.
 
 In use: the forward pass of a batch of utterances, log-probabilities of all frames, one thread. The peer is the same
-network in float32, with gradients off. In training: a step of native integer training (forward on integers, backward,
-AdamW) against one of float training of the same network, both with the same stand-in for a loss, since LF-MMI's takes
-as long for both. Ways take turns several times, and the median counts. Weights and features are random: they make no
-difference to the time.
+network in float32 as torch has it, with gradients off (`peer_onednn`: with its linear layers by oneDNN, see peers.py).
+In training: a step of native integer training (forward on integers, backward, AdamW) against one of float training of
+the same network, both with the same stand-in for a loss, since LF-MMI's takes as long for both. Ways take turns several
+times, and the median counts. Weights and features are random: they make no difference to the time.
 
     python benchmarks/conformer.py
     python benchmarks/conformer.py --sizes mini --bits 4 --a-bits 8 --repeats 9
@@ -20,9 +20,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 from timing import medians
+from torch import nn
 
 from mpq.am import AcousticModel, ConformerConfig, make_am
-from mpq.quant import freeze, quantize_model, uniform_plan
+from mpq.quant import FloatLinear, freeze, quantize_model, uniform_plan
 
 SIZES = {
     "mini": ConformerConfig(dim=144, heads=4, feed_forward=576, layers=4, kernel=15, channels=16, dropout=0.0),
@@ -30,6 +31,15 @@ SIZES = {
     "medium": ConformerConfig(dim=256, heads=4, feed_forward=1024, layers=16, kernel=31, dropout=0.0),
 }
 N_OUTPUTS = 150
+
+
+def by_onednn(model: AcousticModel) -> AcousticModel:
+    """A copy whose linear layers take oneDNN."""
+    copied = copy.deepcopy(model)
+    for layer in copied.modules():
+        if type(layer) is nn.Linear:
+            layer.__class__ = FloatLinear
+    return copied
 
 
 def step(model: AcousticModel, features: torch.Tensor, lengths: torch.Tensor) -> Callable[[], object]:
@@ -60,10 +70,12 @@ def measure(size: str, args: argparse.Namespace) -> Iterator[dict[str, object]]:
         return lambda: served(features, lengths)
 
     with torch.no_grad():
-        (peer, _), *ours = medians([forward(model), *map(forward, held.values())], args.repeats)
+        works = map(forward, (model, by_onednn(model), *held.values()))
+        (peer, _), (onednn, _), *ours = medians(list(works), args.repeats)
     for way, (time, _) in zip(held, ours, strict=True):
         yield {**same, "what": "inference", "held": way, "seconds": round(time, 4), "peer_seconds": round(peer, 4),
-               "speedup": round(peer / time, 2), "times_real_time": round(seconds / time)}  # fmt: skip
+               "speedup": round(peer / time, 2), "peer_onednn_seconds": round(onednn, 4),
+               "speedup_onednn": round(onednn / time, 2), "times_real_time": round(seconds / time)}  # fmt: skip
     (peer, _), (time, _) = medians([step(model, features, lengths), step(quantized, features, lengths)], args.repeats)
     yield {**same, "what": "training step", "seconds": round(time, 4), "peer_seconds": round(peer, 4),
            "times_float": round(time / peer, 2)}  # fmt: skip
