@@ -1,8 +1,8 @@
 """Time to score n-best lists: this project's prefix trees against padded hypotheses; JSON lines.
 
 The peer is what icefall's `rescore_with_rnn_lm` does: for every utterance, all hypotheses padded to the longest one in
-one batch, float32, cross entropy over all of it; once by torch's own linear layers, as icefall has them (`peer`), once by
-ours, which take oneDNN (`peer_onednn`; see peers.py). Each line holds the times, their ratios, the units that the model
+one batch, float32, cross entropy over all of it; once by torch's own linear layers, as icefall has them (`peer`), once
+by ours, which take oneDNN (`peer_onednn`; see peers.py). Each line holds the times, their ratios, the units that the model
 reads with and without the tree (and padding), and the largest difference of a score from the same model's padded ones.
 With --exp, models and lists are a recipe's, and `wer` is that of the lists reranked with the weights that the recipe
 tuned for the model (`peer_wer`: for the float model), the same for every way.
@@ -123,7 +123,8 @@ def measure(case: Case, args: argparse.Namespace) -> Iterator[dict[str, object]]
         torch.set_num_threads(threads)
         peers = [partial(padded, model, lists) for model in (as_torch_has_it(case.models[32]), case.models[32])]
         works = [*peers, *(partial(way.score, budget) for way in compared)]
-        (peer, _), (onednn, _), *ours = medians(works, args.repeats, warm=False)  # scoring for `expected` has filled the caches
+        # scoring for `expected` has filled the caches
+        (peer, _), (onednn, _), *ours = medians(works, args.repeats, warm=False)
         for way, (seconds, scores) in zip(compared, ours, strict=True):
             rates = {}
             if case.rates:

@@ -1,4 +1,4 @@
-"""Large tensors taken part by part, so that one pass of an elementwise computation finds the last one's in the cache."""
+"""Large tensors taken part by part, so that one pass of an elementwise computation finds the last one's in cache."""
 
 from __future__ import annotations
 
