@@ -1,11 +1,11 @@
 """Time to score n-best lists: this project's prefix trees against padded hypotheses; JSON lines.
 
-The peer is what icefall's `rescore_with_rnn_lm` does: for every utterance, all hypotheses padded to the longest one in
-one batch, float32, cross entropy over all of it; once by torch's own linear layers, as icefall has them (`peer`), once
-by ours, which take oneDNN (`peer_onednn`; see peers.py). Each line holds the times, their ratios, the units that the model
-reads with and without the tree (and padding), and the largest difference of a score from the same model's padded ones.
-With --exp, models and lists are a recipe's, and `wer` is that of the lists reranked with the weights that the recipe
-tuned for the model (`peer_wer`: for the float model), the same for every way.
+The peer is what icefall's `rescore_with_rnn_lm` does: for every utterance, all hypotheses padded to the longest one
+in one batch, float32, cross entropy over all of it; once by torch's own linear layers, as icefall has them (`peer`),
+once by ours, which take oneDNN (`peer_onednn`; see peers.py). Each line holds the times, their ratios, the units that
+the model reads with and without the tree (and padding), and the largest difference of a score from the same model's
+padded ones. With --exp, models and lists are a recipe's, and `wer` is that of the lists reranked with the weights
+that the recipe tuned for the model (`peer_wer`: for the float model), the same for every way.
 
     python benchmarks/rescore.py                                # made-up lists and models, 10- to 1000-best
     python benchmarks/rescore.py --exp egs/mini/exp             # 60 of its 100-best lists; --utts 0: all of them
