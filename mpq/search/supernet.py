@@ -227,13 +227,17 @@ class Supernet(nn.Module):
         return {"unit_loss": total / units, "bits": self.average_bits(choice).item(), "beta": self.beta.item()}
 
     def costs(self, method: str) -> Costs:
-        """-ln of the probability that so many bits are enough, of every matrix and candidate.
+        """-ln of the probability that so many bits are enough, of every matrix and candidate, times its weights.
+
+        Each weight counts, as each is paid for: were each matrix as much as another, small ones would be given what
+        they hardly need, at the cost of the large ones.
 
         Raises:
             BadInput: a probability is not a number.
         """
         enough = {name: a.detach().double().logcumsumexp(-1) for name, a in self.log_alphas().items()}  # bits ascend
-        table = {name: (log_p[-1] - log_p).cpu()[None] for name, log_p in enough.items()}
+        sizes = {name: weight.numel() for name, weight in named_weights(self.net).items()}
+        table = {name: sizes[name] * (log_p[-1] - log_p).cpu()[None] for name, log_p in enough.items()}
         if not all(isfinite(rows.sum().item()) for rows in table.values()):
             raise BadInput("the search diverged: a probability is not a finite number; lower lr or logit_speed")
         return Costs(method, self.grid, table)

@@ -103,7 +103,7 @@ def test_the_penalty_decides_and_the_budget_holds(
 def expected_bits(costs: Costs, shapes: dict[str, tuple[int, ...]]) -> float:
     """Of a weight, by the probabilities that the search ended with."""
     bits = torch.tensor(GRID.candidates, dtype=torch.float64)
-    enough = {name: rows[0].neg().exp() for name, rows in costs.table.items()}
+    enough = {name: (-rows[0] / math.prod(shapes[name])).exp() for name, rows in costs.table.items()}
     spent = (math.prod(shapes[name]) * (p.diff(prepend=torch.zeros(1)) @ bits).item() for name, p in enough.items())
     return sum(spent) / sum(map(math.prod, shapes.values()))
 
