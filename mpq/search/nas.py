@@ -4,8 +4,8 @@
 
 y_n^l is what matrix l gives with n bits, and a^l how much that choice counts (DARTS, Liu et al. 2019); all candidates
 are one forward pass of a `Supernet`. Logits learn on held-out batches, weights on training batches, in turn. The plan
-is the one within the budget that is likeliest to give every weight what it needs or more, min -Σ_l N_l ln Σ_{m<=n} a_m^l,
-solved exactly: more bits than were chosen do no harm, and a budget is there to be used.
+is the one within the budget that is likeliest to give every weight what it needs or more,
+min -Σ_l N_l ln Σ_{m<=n} a_m^l, solved exactly: more bits than were chosen do no harm, and a budget is there to be used.
 
 With a fixed β the search settles at bits of its own, and a plan for another average is but a guess from there: one
 matrix may have been given eight bits or none. So the penalty `budget` is the Lagrangian of the budget B itself,
