@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mpq.io import read_text
-from tests.recipes.recipe_runs import Recipe, check_results
+from mpq.data.features import load_feature_cuts
+from mpq.io import read_text, read_yaml
+from tests.recipes.recipe_runs import ROOT, Recipe, check_results
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -21,6 +22,26 @@ def test_smoke_run_on_real_speech(an4_dir: Path, tmp_path: Path) -> None:
     check_results(recipe, ["lstm-2bit", "transformer-2bit"], words=sum(map(len, refs.values())))
     assert len(refs) == 22
 
+    words = ("--table", "am", "--rows", "full-seed0,no-speed-seed1")
+    printed = recipe.finish(*words)
+    assert (
+        printed.count("stage 4: acoustic model") == 1 and "-- am: starts" not in printed
+    )  # full-seed0 is the recipe's
+    table = recipe.exp / "table-am"
+    assert sorted(path.parent.name for path in table.glob("am/*/model.mpq")) == ["no-speed-seed1"]
+    text = (table / "RESULTS.md").read_text()
+    for row in ("full", "no-speed"):
+        assert text.count(f"\n| {row} | ") == 1
+    assert "| tdnnf |" not in text
+    copies = [
+        len(list(load_feature_cuts(path / "train" / "cuts.jsonl.gz")))
+        for path in (recipe.exp / "ivectors", table / "no-speed/ivectors")
+    ]
+    assert copies[0] == 3 * copies[1]
+
+    printed = recipe.finish(*words)
+    assert "starts" not in printed and "runs again" not in printed
+
 
 def fails(recipe: Recipe, *said: str) -> None:
     """The recipe ends with status 2 and one line on stderr that says all this; no manifest is written."""
@@ -31,6 +52,17 @@ def fails(recipe: Recipe, *said: str) -> None:
     for words in said:
         assert words in failed.stderr
     assert not [path for path in recipe.exp.rglob("data/*") if path.is_file()]
+
+
+def test_rows_of_the_table(an4_dir: Path, tmp_path: Path) -> None:
+    recipe = Recipe("an4", tmp_path / "exp", "--corpus-dir", str(an4_dir))
+    recipe.env["MPQ_VENV"] = "/no/such/venv"  # told before the environment is made
+    rows = recipe.finish("--table", "am", "--rows", "list").split()
+    names = {row.rpartition("-")[0] for row in rows}
+    assert len(rows) == len(set(rows)) == 3 * len(names)
+    assert names == set(read_yaml(ROOT / "egs/an4/conf/table_am.yaml")["rows"])
+    failed = recipe.run("--table", "am", "--rows", "ful-seed0")
+    assert failed.returncode == 2 and "no row fits 'ful-seed0'; did you mean 'full-seed0'?" in failed.stderr
 
 
 def test_no_corpus_dir(tmp_path: Path) -> None:
