@@ -12,7 +12,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../../utils/stage.sh"
 # shellcheck source=utils/stages.sh
 source "$stage_root/utils/stages.sh"
 
-partial=false acoustic_units=biphones ivectors=true lhuc=true
+partial=false acoustic_units="" ivectors=true lhuc=true
 am_options
 option partial flag "a part of the corpora will do; what is missing is told, and left out"
 need_option corpus-dir "a folder that holds LDC97S62, Hub5'00 or another part; give the option for each"
@@ -22,9 +22,9 @@ exp=$exp_dir
 systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit lstm-{2,1}bit-rounded)
 # shellcheck disable=SC2119  # it has no options of its own
 given_corpus
-prune=1e-7 disk=50 memory=24
+prune=1e-7 disk=50 memory=24 units=biphones
 if [ "$smoke" = true ]; then
-  prune=1e-4 disk=1 memory=4 lms=(lstm) systems=(lstm-2bit)
+  prune=1e-4 disk=1 memory=4 lms=(lstm) systems=(lstm-2bit) units=phones # some 70 utterances teach no 1,560 biphones
   small_am=(--fit.epochs 6 --fit.average 2 --fit.lr 0.003 --ctc_part 0.8 --max_frames 1000 --model.hidden 64 --model.bottleneck 16 --model.first_bottleneck 16
     --model.channels "[8,8]" --model.height_strides "[2,2]" --model.strides "[1]" --model.prefinal 32 --model.ivector_dim 8)
   small_ivector=(--dim 8 --gaussians 8 --iterations 2)
@@ -47,7 +47,7 @@ if stage 3; then
   step lang --in conf/lang.yaml "$exp/data/dictionary.txt" "$exp"/data/lm/{swbd,fisher}.txt "$exp"/data/{train,dev}/text "$exp/ngram/mixed.arpa" \
     --out "$exp"/lang/{lexicon.txt,words.txt,lm.arpa,HLG.fst} \
     -- mpq lang --config conf/lang.yaml --dictionary "$exp/data/dictionary.txt" cmudict --text "$exp"/data/lm/{swbd,fisher}.txt \
-      --transcripts "$exp"/data/{train,dev}/text --arpa "$exp/ngram/mixed.arpa" --out "$exp/lang" --acoustic-units "$acoustic_units"
+      --transcripts "$exp"/data/{train,dev}/text --arpa "$exp/ngram/mixed.arpa" --out "$exp/lang" --acoustic-units "${acoustic_units:-$units}"
 fi
 
 if stage 4; then train_acoustic_model; fi

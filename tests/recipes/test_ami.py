@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mpq.am import load_am
 from tests.corpora.ami import zip_annotations
 from tests.recipes.recipe_runs import Recipe, check_table, refuses
 
@@ -15,6 +16,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 def test_smoke_run(ami: Recipe) -> None:
     check_table(ami, ("dev", "eval"), ["first-pass", "oracle", "lstm", "lstm-2bit"])
+    model = load_am(ami.exp / "am")
+    assert (model.ivector_dim, model.n_outputs) == (8, 39 * 40 + 1), "i-vectors, and left biphones"
+    assert (ami.exp / "decode" / "eval" / "lhuc.safetensors").exists(), "a second pass"
     scores = (ami.exp / "nist.txt").read_text().splitlines()
     assert [line.split()[:3] for line in scores] == [["dev", "first-pass", "%WER"], ["eval", "first-pass", "%WER"]]
 

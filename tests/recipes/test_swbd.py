@@ -30,7 +30,7 @@ def test_smoke_run_ends_in_the_scores_of_the_evaluations(swbd: Recipe) -> None:
         lists = list(read_nbest(recipe.exp / "decode" / name / "nbest.jsonl.gz"))
         assert {nbest.utt for nbest in lists} == set(read_text(recipe.exp / "data" / name / "text"))
     model = load_am(recipe.exp / "am")
-    assert (model.ivector_dim, model.n_outputs) == (8, 39 * 40 + 1), "i-vectors, and left biphones"
+    assert model.ivector_dim == 8
     for name in ("dev", *subsets):
         lhuc = load_file(recipe.exp / "decode" / name / "lhuc.safetensors")
         assert lhuc and all(logits.shape == model.lhuc_shape for logits in lhuc.values()), "a second pass"
