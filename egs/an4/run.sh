@@ -36,7 +36,7 @@ fi
 
 # Stage 3: make_lang UNITS DIR
 make_lang() {
-  step "lang-$1" --in conf/lang.yaml "$corpus/etc/an4.dic" "$exp/data/lm/train.txt" "$exp"/data/{train,dev}/text --out "$2"/{lexicon.txt,words.txt,lm.arpa,HLG.fst} \
+  step "${2##*/}" --in conf/lang.yaml "$corpus/etc/an4.dic" "$exp/data/lm/train.txt" "$exp"/data/{train,dev}/text --out "$2"/{lexicon.txt,words.txt,lm.arpa,HLG.fst} \
     -- mpq lang --config conf/lang.yaml --dictionary "$corpus/etc/an4.dic" --text "$exp/data/lm/train.txt" --transcripts "$exp"/data/{train,dev}/text --out "$2" --acoustic-units "$1"
 }
 
