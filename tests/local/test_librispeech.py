@@ -40,9 +40,10 @@ def test_manifests_texts_and_ngram_model(librispeech_dir: Path, tmp_path: Path) 
             assert " ".join(texts[cut.id]) == cut.supervisions[0].text.lower()
         speakers[part] = {cut.supervisions[0].speaker for cut in cuts}
     assert sum(map(len, speakers.values())) == len(set.union(*speakers.values())) == 15
-    model = read_arpa(tmp_path / "lm" / "3-gram.arpa")
-    assert model.order == 3 and "sailor" in model.words
-    assert not {word for word in model.words if word != word.lower()} and "<unk>" not in model.words
+    for order, name in ((3, "3-gram.arpa"), (4, "4-gram.arpa.gz")):
+        model = read_arpa(tmp_path / "lm" / name)
+        assert model.order == order and "sailor" in model.words
+        assert not {word for word in model.words if word != word.lower()} and "<unk>" not in model.words
     held_out = [text for _, text in read_lines(tmp_path / "lm" / "dev.txt")]
     assert held_out == [
         " ".join(words) for part in librispeech.SETS[:2] for words in read_text(tmp_path / part / "text").values()
@@ -57,6 +58,13 @@ def test_parts_of_the_training_data(librispeech_dir: Path, tmp_path: Path) -> No
     assert sizes == [36, 44]
     with pytest.raises(BadInput, match="--train 200: expected 100, 460, 960"):
         librispeech.check(corpus_dirs=[librispeech_dir], train="200")
+
+
+def test_the_4_gram_may_be_missing(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (corpus.parent / "lm" / "4-gram.arpa.gz").unlink()
+    librispeech.prepare(tmp_path / "out", corpus_dirs=[corpus], train="100", smoke=True)
+    assert "no 4-gram.arpa.gz (OpenSLR 11): lists are not rescored with it" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "lm" / "4-gram.arpa.gz").exists()
 
 
 def test_held_out_sentences_leave_the_training_text(corpus: Path, tmp_path: Path) -> None:
