@@ -8,11 +8,12 @@
 #   lms              language models, each with conf/NAME.yaml: (lstm transformer)
 #   systems          their quantized versions, LM-NBITbit or LM-NBITbit-rounded (rounded, not trained): (lstm-2bit ...)
 #   am_conf          the acoustic model's configuration: conf/am.yaml
+#   first_pass       the folder of the n-best lists that are rescored: EXP/decode
 #   ngram            name of a larger n-gram model that rescores the lists first, as EXP/data/lm/NAME.arpa.gz: (4-gram)
 #   small_am small_ivector small_lm small_dim    further options of training where --smoke is given
 # and of its user, where it calls am_options: speeds, acoustic_units, ivectors, lhuc
 
-sets=(dev test) lms=(lstm transformer) systems=() am_conf=conf/am.yaml ngram=""
+sets=(dev test) lms=(lstm transformer) systems=() am_conf=conf/am.yaml first_pass="" ngram=""
 small_am=() small_ivector=() small_lm=() small_dim=()
 # shellcheck disable=SC2034
 speeds=0.9,1.0,1.1 acoustic_units=phones ivectors="" lhuc=""
@@ -143,7 +144,7 @@ quantize_systems() {
 # The lists are those of the larger n-gram model, but for the first pass.
 rescore_job() {
   local out=$2 lm=() nbest=("${sets[@]/%//nbest.jsonl.gz}") rescored=("${sets[@]/%/.jsonl.gz}") hyps=("${sets[@]/#/hyp-}")
-  local lists=$exp/decode
+  local lists=${first_pass:-$exp/decode}
   [ $# -eq 2 ] || lm=(--lm "$3")
   [ -z "$ngram" ] || [ "$1" = first-pass ] || lists=$exp/decode-$ngram
   nbest=("${nbest[@]/#/$lists/}") rescored=("${rescored[@]/#/$out/}") hyps=("${hyps[@]/#/$out/}") hyps=("${hyps[@]/%/.txt}")

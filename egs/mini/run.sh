@@ -15,19 +15,22 @@ source "$stage_root/utils/stages.sh"
 source "$stage_root/utils/tables.sh"
 # shellcheck source=egs/mini/table_lm.sh
 source "$recipe_dir/table_lm.sh"
+# shellcheck source=egs/mini/table_am.sh
+source "$recipe_dir/table_am.sh"
 
 table=none rows=""
-option table "none|lm" "lm: instead of the usual systems, every method of compression (in table-lm/; an hour or two)"
+option table "none|lm|conformer" "instead of the usual systems every method of compression, of language models or of a Conformer (in table-lm/, table-conformer/; some hours)"
 option rows text "rows of the table, by shell patterns with commas between them; 'list' names them (default: all)"
 recipe "$@"
 # shellcheck disable=SC2154  # set by stage.sh
 exp=$exp_dir
 systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit
   lstm-{2,1}bit-rounded) # rounded and not trained any further: shows what quantized training is good for
-small=() small_search=() small_lossless=()
+small=() small_search=() small_lossless=() small_conformer=()
 if [ "$smoke" = true ]; then
   small=(--smoke) small_am=(--fit.epochs 3 --max_frames 4000) small_lm=(--fit.epochs 1) small_dim=(--model.dim 128)
   small_search=(--tokens 500 --hessian.max_probes 4 --nas.fit.epochs 1) small_lossless=(--max-perplexity-increase 1000000)
+  small_conformer=(--model.layers 1)
 fi
 
 if stage 0; then
@@ -44,6 +47,17 @@ if stage 2; then make_features 0.9,1.0,1.1; fi
 if stage 3; then
   step lang --in conf/lang.yaml "$exp/data/lm/train.txt" "$exp"/data/{train,dev}/text --out "$exp"/lang/{lexicon.txt,tokenizer.model,lm.arpa,HLG.fst} \
     -- mpq lang --config conf/lang.yaml --text "$exp/data/lm/train.txt" --transcripts "$exp"/data/{train,dev}/text --out "$exp/lang"
+fi
+
+out=$exp/table-$table
+if [ "$table" = conformer ]; then
+  if stage 4; then train_table_am; fi
+  if stage 7; then search_am_bits; fi
+  if stage 8; then train_am_rows; fi
+  if stage 9; then decode_am_rows; fi
+  if stage 10; then report_am_table; fi
+  finish
+  exit
 fi
 
 if stage 4; then train_acoustic_model; fi

@@ -1,4 +1,4 @@
-"""`./run.sh mini --table lm`: choice of rows, a small table, its resumption and the time that a row took."""
+"""`./run.sh mini --table lm|conformer`: choice of rows, a small table, its resumption and the time that a row took."""
 
 from __future__ import annotations
 
@@ -37,12 +37,29 @@ def test_list_of_rows(tmp_path: Path) -> None:
         assert f"lstm-{name}" in rows and f"transformer-{name}" in rows
 
 
+def test_commands_of_the_conformers_rows(tmp_path: Path) -> None:
+    rows = "conformer,conformer-w1a8-cotrain,conformer-kl-w5a8,conformer-one-stage-w3a8"
+    options = ["--table", "conformer", "--rows", rows, "--dry-run", "--stage", "4", f"--exp-dir={tmp_path / 'exp'}"]
+    command = ["bash", str(ROOT / "run.sh"), "mini", *options]
+    lines = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout.splitlines()
+    quantized = {line.partition("/quant/")[2].split()[0]: line for line in lines if "mpq quantize" in line}
+    assert len(quantized) == 3
+    assert "--bits 1 --a-bits 8 --cotrain_bits 2 " in quantized["conformer-w1a8-cotrain"]
+    assert "plan/conformer-kl-w5a8.yaml" in quantized["conformer-kl-w5a8"]
+    one_stage = quantized["conformer-one-stage-w3a8"]
+    assert "--init" in one_stage and "conformer-one-stage-w3a8/plan.yaml.search/latent.mpq" in one_stage
+    searches = [line for line in lines if "mpq search" in line]
+    assert sum("--method kl --candidates 4,8 " in line for line in searches) == 2, "measured, then planned"
+    assert sum("--method one-stage --candidates 2,4,8 " in line for line in searches) == 1
+    assert sum("mpq decode" in line for line in lines) == 4 * 2
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--rows", "lstm"], "--rows is for --table; give both or neither"),
         (["--rows", "list"], "--rows is for --table; give both or neither"),
-        (["--table", "ml"], "--table 'ml': expected one of none, lm"),
+        (["--table", "ml"], "--table 'ml': expected one of none, lm, conformer"),
         (
             ["--table", "lm", "--rows", "lstm,lstm-lk-2"],
             "--rows: no row fits 'lstm-lk-2'; did you mean 'lstm-kl-2'?; --rows list names them",

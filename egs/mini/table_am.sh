@@ -1,0 +1,134 @@
+# shellcheck shell=bash
+# The table of compressed Conformers (./run.sh mini --table conformer): its rows, and stages 4 to 10. Sourced by run.sh.
+# shellcheck disable=SC2154
+#
+# A row is MODEL-wWaA: weights of W bits, activations of A, trained by straight-through estimation from the float model.
+#   MODEL-METHOD-wWaA   bits of every matrix by METHOD, W on average: kl hessian one-stage, or by a rule
+#   ...-KIND            rounded: not trained any further; asym: asymmetric table, with zero points;
+#                       cotrain: trained together with a higher precision of the same weights
+#   ...-seedN           trained with seed N more than the others'
+# Each row has steps of its own named after it in stages 7 (its plan), 8 (training) and 9 (decoding): one that was killed
+# is all that is done again. How: conf/am_conformer.yaml and conf/table/conformer-*.yaml.
+# Written: EXP/table-conformer/{am,search,plan,quant,decode,rescore}/ and the results there.
+
+rows_of_conformer=(conformer conformer-w{8,4,2,1}a8 conformer-w{8,4}a4 conformer-w4a8-{rounded,asym} conformer-w2a8-asym
+  conformer-w{2,1}a8-cotrain conformer-{rule,kl}-w5a8 conformer-{kl,hessian,one-stage}-w{3,2}a8)
+am_row='^([a-z]+)-((kl|hessian|one-stage|rule)-)?w([0-9.]+)a([0-9]+)(-(rounded|asym|cotrain))?(-seed([0-9]+))?$'
+
+# The parts of a row's name: sets row_method (empty: the same bits everywhere) row_bits row_a_bits row_kind row_seed, the
+# bits that its method chooses from, and where it keeps what it measured, row_search; false for the float model, whose row
+# is MODEL.
+split_am_row() {
+  [[ $1 =~ $am_row ]] || return 1
+  row_method=${BASH_REMATCH[3]} row_bits=${BASH_REMATCH[4]} row_a_bits=${BASH_REMATCH[5]} row_kind=${BASH_REMATCH[7]}
+  row_seed=$((seed + ${BASH_REMATCH[9]:-0})) row_candidates=2,4,8
+  [ "$row_bits" != 5 ] || row_candidates=4,8 # the paper's mixture
+  row_search=$out/search/$table-$row_method-$row_candidates
+  [ "$row_method" != one-stage ] || row_search=$out/search/$1 # aims at one average, and leaves weights
+}
+
+# What a row is searched and trained with: sets row_data
+am_row_data() {
+  find_cuts train && row_data=(--features "$cuts")
+  find_cuts "${sets[0]}" && row_data+=(--dev "$cuts" --lang "$exp/lang")
+}
+
+# Stage 7: what a method measures once for the model (one-stage: for every row), then the plan of every row
+search_am_bits() {
+  local row search seen=" " conf=conf/table/$table-search.yaml model=$out/am/$table/model.mpq again
+  am_row_data
+  for row in "${chosen_rows[@]}"; do
+    split_am_row "$row" && [ -n "$row_method" ] || continue
+    again=(--seed "$row_seed")
+    [ "$row_method" = one-stage ] || again=(--seed "$seed" --costs "$row_search/costs.json")
+    search=(mpq search --config "$conf" --method "$row_method" --candidates "$row_candidates" --model "$model" "${row_data[@]}")
+    [[ $seen = *" $row_search "* ]] || job "${row_search##*/}" --threads 1 --gpu 1 --in "$conf" "$model" "${row_data[@]:1:1}" --out "$row_search/plan.yaml" \
+      -- timed "$row_search" "$row_search/plan.yaml.search/checkpoint.pt" "${search[@]}" "${again[@]}" --bits "$row_bits" --out "$row_search/plan.yaml"
+    seen+="$row_search "
+  done
+  run_jobs
+  for row in "${chosen_rows[@]}"; do
+    split_am_row "$row" && [[ $row_method = @(kl|hessian|rule) ]] || continue
+    job "$row" --threads 1 --in "$row_search/costs.json" --out "$out/plan/$row.yaml" -- mpq search --config "$conf" --method "$row_method" \
+      --candidates "$row_candidates" --model "$model" "${row_data[@]}" --seed "$seed" --costs "$row_search/costs.json" --bits "$row_bits" --out "$out/plan/$row.yaml"
+  done
+  run_jobs
+}
+
+# Stage 8
+train_am_rows() {
+  local row quant options
+  am_row_data
+  for row in "${chosen_rows[@]}"; do
+    split_am_row "$row" || continue
+    quant=$out/quant/$row options=(--train ste --bits "$row_bits" --a-bits "$row_a_bits")
+    case "$row_method" in
+      kl | hessian | rule) options=(--train ste --plan "$out/plan/$row.yaml") ;;
+      one-stage) options=(--train ste --plan "$row_search/plan.yaml" --init "$row_search/plan.yaml.search/latent.mpq") ;;
+    esac
+    case "$row_kind" in
+      rounded) options+=(--train none) ;;
+    
+      asym) options+=(--table asym) ;;
+      cotrain) options+=(--cotrain_bits $((2 * row_bits))) ;;
+    esac
+    job "$row" --threads 1 --gpu 1 --in "conf/table/$table-ste.yaml" "$out/am/$table/model.mpq" "${row_data[@]:1:1}" --out "$quant"/{model.mpq,seconds} \
+      -- timed "$quant" "$quant/model.mpq.train/checkpoint.pt" mpq quantize --config "conf/table/$table-ste.yaml" --model "$out/am/$table/model.mpq" \
+        "${options[@]}" "${row_data[@]}" --out "$quant/model.mpq" --fit.seed "$row_seed" "${small_am[@]}"
+  done
+  run_jobs
+}
+
+# Stage 4: the float model
+train_table_am() {
+  local conf=conf/am_$table.yaml
+  am_row_data
+  step "$table" --gpu 1 --in "$conf" "${row_data[1]}" "$exp"/lang/{lexicon,phones}.txt --out "$out/am/$table/model.mpq" \
+    -- mpq train-am --config "$conf" --train "${row_data[1]}" "${row_data[@]:2}" --out "$out/am/$table" --fit.seed "$seed" "${small_am[@]}" "${small_conformer[@]}"
+}
+
+# Stage 9: lattices and n-best lists of every row, then the n-gram model's weight, tuned on the first set
+decode_am_rows() {
+  local row set model
+  for row in "${chosen_rows[@]}"; do
+    model=$out/quant/$row/model.mpq
+    split_am_row "$row" || model=$out/am/$row/model.mpq
+    for set in "${sets[@]}"; do
+      find_cuts "$set"
+      job "$row-$set" --threads 1 --gpu 1 --in "$model" "$exp/lang/HLG.fst" "$cuts" --out "$out/decode/$row/$set/nbest.jsonl.gz" \
+        -- mpq decode --am "$model" --features "$cuts" --lang "$exp/lang" --out "$out/decode/$row/$set" --nj 1
+    done
+  done
+  run_jobs
+  for row in "${chosen_rows[@]}"; do
+    first_pass=$out/decode/$row
+    rescore_job "$row" "$out/rescore/$row"
+  done
+  run_jobs
+}
+
+# What `mpq results --rows` reads, for the rows that have been decoded, now or before
+list_am_rows() {
+  local row columns none='"Search min": "–"'
+  for row in "${table_rows[@]}"; do
+    [ -e "$out/rescore/$row/hyp-test.txt" ] || continue
+    row_seed=$seed columns="$none, \"Train min\": \"–\""
+    if split_am_row "$row"; then
+      columns="\"Train min\": $(minutes "$out/quant/$row")"
+      [ -z "$row_method" ] && columns="$none, $columns" || columns="\"Search min\": $(minutes "$row_search"), $columns"
+    fi
+    printf '{"system": "%s", "seed": %d, "columns": {%s}}\n' "$row" "$row_seed" "$columns"
+  done
+}
+
+# Stage 10: of all rows that there are, whatever --rows
+report_am_table() {
+  if [ "$dry_run" = false ]; then
+    list_am_rows > "$out/rows.jsonl.tmp"
+    mv "$out/rows.jsonl.tmp" "$out/rows.jsonl"
+  fi
+  step table-results --in "$out/rows.jsonl" "$exp"/data/{dev,test}/text "$out"/rescore/*/hyp-*.txt --out "$out/results.jsonl" \
+    -- mpq results "$exp" --systems "$out" --rows "$out/rows.jsonl" --seed "$seed"
+  step table-report --in "$out/results.jsonl" "conf/table_$table.yaml" --out "$out"/{RESULTS.md,report.html,size_wer.png} \
+    -- report "$out" "conf/table_$table.yaml" "$smoke"
+}
