@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # The table of compressed Conformers (./run.sh mini --table conformer): its rows, and stages 4 to 10. Sourced by run.sh.
-# shellcheck disable=SC2154
+# shellcheck disable=SC2034,SC2154
 #
 # A row is MODEL-wWaA: weights of W bits, activations of A, trained by straight-through estimation from the float model.
 #   MODEL-METHOD-wWaA   bits of every matrix by METHOD, W on average: kl hessian one-stage, or by a rule
