@@ -236,7 +236,8 @@ def _costs(args: Namespace, searched: Searched, grid: Grid) -> Costs:
     settings = {
         name: args[name] for name in ("method", "candidates", "level", "scale", "table", "tokens", "seed", "rule")
     }
-    settings |= {"hessian": args.hessian.as_dict(), "nas": args.nas.as_dict(), "nas_budget": _nas_budget(args)}
+    if args.method in ("hessian", "nas"):
+        settings |= {"options": args[args.method].as_dict(), "budget": _nas_budget(args)}
     key = hash_config({**settings, "model": sha256_file(model_path(args.model)), **inputs_key(args, searched)})
     if Path(args.costs).exists():
         return Costs.read(args.costs, key, args.method, grid)
