@@ -209,8 +209,10 @@ def _am_data(args: Namespace, model: AcousticModel) -> AmData | None:
     from mpq.io import BadInput
     from mpq.quant import read_model_file
 
-    if not args.dev or not args.lang:
+    if not (args.features or args.dev or args.lang):
         return None
+    if not (args.dev and args.lang):
+        raise BadInput("the loss needs held-out features (--dev) and --lang: give both, or neither and no --features")
     data = am_data(model, args.features or args.dev, args.dev, args.lang)
     if units_hash(data.units.names) != read_model_file(args.model).vocab_hash:
         raise BadInput(

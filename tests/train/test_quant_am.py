@@ -230,6 +230,8 @@ def test_the_command(features: Path, lang: Path, tmp_path: Path, capsys: pytest.
         ("--bits 4 --train ste", "--features"),
         ("--bits 4 --scale 10", "cut into groups of 10"),
         (f"--bits 4 --lang {lang} --dev {lang}/none", "none"),
+        (f"--bits 4 --dev {features}", "give both"),
+        (f"--bits 4 --features {features}", "give both"),
     ):
         assert says in mpq(f"{quantize} {options}", capsys, 2)
     write_plan(tmp_path / "plan.yaml", uniform_plan(make("tdnn"), 4))
