@@ -147,10 +147,12 @@ def _check(args: Namespace) -> None:
 
 def _load(args: Namespace) -> tuple[Searched, Grid]:
     """The float model, and what is searched."""
+    from dataclasses import replace
+
     from mpq.cli._searched import load_searched
     from mpq.io import BadInput
     from mpq.quant import quantizable
-    from mpq.search import Grid, read_candidates, uniform_plan_within
+    from mpq.search import Grid, read_candidates, uniform_plan_of_ratio, uniform_plan_within
 
     scale = int(args.scale) if args.scale.isdecimal() else args.scale
     grid = Grid(read_candidates(args.candidates), args.level, args.table, scale)
@@ -162,6 +164,8 @@ def _load(args: Namespace) -> tuple[Searched, Grid]:
     searched = load_searched(args)
     shapes = quantizable(searched.model)
     uniform_plan_within(shapes, grid, fewest).check(shapes, "--scale")
+    if args.ratio is not None:  # out of reach? said before hours of measuring
+        uniform_plan_of_ratio(searched.model, replace(grid, candidates=(fewest,)), args.ratio)
     return searched, grid
 
 

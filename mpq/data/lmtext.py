@@ -259,7 +259,9 @@ def open_lm_text(path: PathLike, tokenizer: Tokenizer, cache_dir: PathLike) -> L
     if not Path(path).is_file():
         problem = "is a folder" if Path(path).is_dir() else "no such file"
         raise BadInput(f"{path}: {problem}; expected text, one sentence a line")
-    lines = islice((split_words(line) for _, line in read_lines(path) if not line.isspace()), _SAMPLE)
+    lines = list(islice((split_words(line) for _, line in read_lines(path) if not line.isspace()), _SAMPLE))
+    if next(chain.from_iterable(lines), "").startswith('{"'):  # features or n-best lists
+        raise BadInput(f"{path}: holds JSON; expected text, one sentence a line")
     warn_misfit(tokenizer, chain.from_iterable(lines), str(path))
     key = hash_config({"text": sha256_file(path), "tokenizer": tokenizer.hash, "format": 1})[:16]
     folder = Path(cache_dir) / key

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mpq.io import Lattice, NBest, PathLike, SymbolTable, split_words
+from mpq.io import BadInput, Lattice, NBest, PathLike, SymbolTable, split_words
 from mpq.lang.arpa import BOS, EOS, History, NgramLm, read_arpa, read_order
 from mpq.rescore.lattices import topological
 
@@ -120,4 +120,8 @@ def replace_ngram_scores(lists: Iterable[NBest], lm: NgramLm) -> Iterator[NBest]
         BadInput: a word that the model does not have.
     """
     for nbest in lists:
-        yield NBest(nbest.utt, [replace(hyp, lm=lm.score(split_words(hyp.text))) for hyp in nbest.hyps])
+        try:
+            hyps = [replace(hyp, lm=lm.score(split_words(hyp.text))) for hyp in nbest.hyps]
+        except BadInput as error:
+            raise BadInput(f"--arpa: utterance {nbest.utt!r}: {error}") from None
+        yield NBest(nbest.utt, hyps)

@@ -88,6 +88,9 @@ def test_ratio_of_file_sizes(method: str, folder: Path, capsys: pytest.CaptureFi
     assert json.loads(succeed("inspect --json q.mpq", capsys))["ratio"] >= 8
     message = fail("search --method uniform --model big --ratio 40 --out plan.yaml", capsys)
     assert "--ratio: 40 cannot be met" in message
+    # nothing is measured before that
+    message = fail("search --method rule --model big --ratio 40 --costs none/costs.json --out plan.yaml", capsys)
+    assert "--ratio: 40 cannot be met" in message and not Path("none").exists()
     assert "by --bits or by --ratio" in fail("search --method uniform --model big --ratio 4 --bits 2 --out p", capsys)
     assert "by --bits or by --ratio" in fail("search --method uniform --model big --out p", capsys)
 

@@ -133,6 +133,9 @@ def test_bad_files(units: Tokenizer, tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n \n")
     with pytest.raises(BadInput, match="holds no sentence"):
         open_lm_text(tmp_path / "empty", units, tmp_path / "cache")
+    (tmp_path / "cuts").write_text('{"id": "u1", "start": 0.0}\n')
+    with pytest.raises(BadInput, match="cuts: holds JSON; expected text"):
+        open_lm_text(tmp_path / "cuts", units, tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*/*"))
     (tmp_path / "book").write_text("w1\n" + "w1 " * 5000 + "\n")
     with pytest.raises(BadInput, match="book:2: 5000 units"):

@@ -157,7 +157,7 @@ def test_lattice_command(arpa: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_bad_input(arpa: Path, tmp_path: Path) -> None:
     lists = [NBest("u", [Hyp("the zebra", 0.0, 0.0)])]
-    with pytest.raises(BadInput, match="word 'zebra' is not in the n-gram model"):
+    with pytest.raises(BadInput, match="utterance 'u': word 'zebra' is not in the n-gram model"):
         list(replace_ngram_scores(lists, read_needed_arpa(arpa, lists)))
     (tmp_path / "words").write_text("the king\n")
     with pytest.raises(BadInput, match=r"words: no .data. with the numbers of n-grams"):
