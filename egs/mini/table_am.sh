@@ -11,7 +11,7 @@
 # is all that is done again. How: conf/am_conformer.yaml and conf/table/conformer-*.yaml.
 # Written: EXP/table-conformer/{am,search,plan,quant,decode,rescore}/ and the results there.
 
-rows_of_conformer=(conformer conformer-w{8,4,2,1}a8 conformer-w{8,4}a4 conformer-w4a8-{rounded,asym} conformer-w2a8-asym
+rows_of_conformer=(conformer conformer-w{8,4,3,2,1}a8 conformer-w{8,4}a4 conformer-w4a8-{rounded,asym} conformer-w2a8-asym
   conformer-w{2,1}a8-cotrain conformer-{rule,kl}-w5a8 conformer-{kl,hessian,one-stage}-w{3,2}a8)
 am_row='^([a-z]+)-((kl|hessian|one-stage|rule)-)?w([0-9.]+)a([0-9]+)(-(rounded|asym|cotrain))?(-seed([0-9]+))?$'
 
@@ -127,8 +127,8 @@ report_am_table() {
     list_am_rows > "$out/rows.jsonl.tmp"
     mv "$out/rows.jsonl.tmp" "$out/rows.jsonl"
   fi
-  step table-results --in "$out/rows.jsonl" "$exp"/data/{dev,test}/text "$out"/rescore/*/hyp-*.txt --out "$out/results.jsonl" \
+  step "$table-results" --in "$out/rows.jsonl" "$exp"/data/{dev,test}/text "$out"/rescore/*/hyp-*.txt --out "$out/results.jsonl" \
     -- mpq results "$exp" --systems "$out" --rows "$out/rows.jsonl" --seed "$seed"
-  step table-report --in "$out/results.jsonl" "conf/table_$table.yaml" --out "$out"/{RESULTS.md,report.html,size_wer.png} \
+  step "$table-report" --in "$out/results.jsonl" "conf/table_$table.yaml" --out "$out"/{RESULTS.md,report.html,size_wer.png} \
     -- report "$out" "conf/table_$table.yaml" "$smoke"
 }
