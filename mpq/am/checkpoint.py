@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mpq.am.base import AcousticModel
-from mpq.am.model import ModelConfig, make_am
+from mpq.am.model import CONFIGS, ModelConfig, make_am
 from mpq.io import BadInput, PathLike
 from mpq.quant import read_model_file
 
@@ -114,6 +114,8 @@ def read_checkpoint(name: PathLike) -> Checkpoint:
     path = find_checkpoint(name)
     if path.suffix == ".mpq":
         stored = read_model_file(path)
+        if stored.arch not in CONFIGS:
+            raise BadInput(f"{path}: holds a {stored.arch} model; expected an acoustic model ({', '.join(CONFIGS)})")
         options = {**stored.config.get("model", {}), "arch": stored.arch}
         return Checkpoint(path, stored.state_dict(), options, list(stored.config.get("phones", [])))
     tensors = _load(path)

@@ -16,6 +16,7 @@ from mpq.am import Wav2Vec2Config, make_am, save_am
 from mpq.am.checkpoint import Checkpoint, find_checkpoint, initial_am, read_checkpoint
 from mpq.cli._options import am_config
 from mpq.io import BadInput
+from mpq.quant import BitPlan, save_model
 
 LETTERS = list(torchaudio.pipelines.WAV2VEC2_ASR_BASE_960H.get_labels()[1:])
 SMALL: dict[str, Any] = {
@@ -239,6 +240,9 @@ def test_unknown_names_and_sizes(tmp_path: Path) -> None:
         read_checkpoint("HUBERT_HUGE")
     with pytest.raises(BadInput, match=r"holds none of model.safetensors"):
         read_checkpoint(tmp_path)
+    save_model(tmp_path / "lm.mpq", torch.nn.Linear(2, 2), "lstm", {}, BitPlan({"weight": 32}), "")
+    with pytest.raises(BadInput, match=r"lm.mpq: holds a lstm model; expected an acoustic model"):
+        read_checkpoint(tmp_path / "lm.mpq")
     torch.save(theirs("hubert").state_dict(), tmp_path / "model.pth")
     with pytest.raises(BadInput, match=r"model.pth: does not tell its size; give it, such as --model.arch"):
         am_config({}, read_checkpoint(tmp_path / "model.pth"))
