@@ -25,6 +25,7 @@ from mpq.am.base import AcousticModel
 from mpq.am.model import CONFIGS, ModelConfig, make_am
 from mpq.io import BadInput, PathLike
 from mpq.quant import read_model_file
+from mpq.quant.plan import FLOAT_BITS
 
 _SIZES = {  # torchaudio's names of sizes, ours, Hugging Face's
     "encoder_embed_dim": ("dim", "hidden_size"),
@@ -116,6 +117,8 @@ def read_checkpoint(name: PathLike) -> Checkpoint:
         stored = read_model_file(path)
         if stored.arch not in CONFIGS:
             raise BadInput(f"{path}: holds a {stored.arch} model; expected an acoustic model ({', '.join(CONFIGS)})")
+        if set(stored.plan.bits.values()) - {FLOAT_BITS}:
+            raise BadInput(f"{path}: is quantized already; give the float model that mpq train-am wrote")
         options = {**stored.config.get("model", {}), "arch": stored.arch}
         return Checkpoint(path, stored.state_dict(), options, list(stored.config.get("phones", [])))
     tensors = _load(path)

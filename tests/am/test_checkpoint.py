@@ -16,7 +16,7 @@ from mpq.am import Wav2Vec2Config, make_am, save_am
 from mpq.am.checkpoint import Checkpoint, find_checkpoint, initial_am, read_checkpoint
 from mpq.cli._options import am_config
 from mpq.io import BadInput
-from mpq.quant import BitPlan, save_model
+from mpq.quant import BitPlan, quantize_model, save_model
 
 LETTERS = list(torchaudio.pipelines.WAV2VEC2_ASR_BASE_960H.get_labels()[1:])
 SMALL: dict[str, Any] = {
@@ -243,6 +243,11 @@ def test_unknown_names_and_sizes(tmp_path: Path) -> None:
     save_model(tmp_path / "lm.mpq", torch.nn.Linear(2, 2), "lstm", {}, BitPlan({"weight": 32}), "")
     with pytest.raises(BadInput, match=r"lm.mpq: holds a lstm model; expected an acoustic model"):
         read_checkpoint(tmp_path / "lm.mpq")
+    plan = BitPlan({"0.weight": 4})
+    packed = quantize_model(torch.nn.Sequential(torch.nn.Linear(8, 2)), plan)
+    save_model(tmp_path / "packed.mpq", packed, "tdnn", {}, plan, "")
+    with pytest.raises(BadInput, match=r"packed.mpq: is quantized already"):
+        read_checkpoint(tmp_path / "packed.mpq")
     torch.save(theirs("hubert").state_dict(), tmp_path / "model.pth")
     with pytest.raises(BadInput, match=r"model.pth: does not tell its size; give it, such as --model.arch"):
         am_config({}, read_checkpoint(tmp_path / "model.pth"))
