@@ -89,7 +89,7 @@ def test_bits_meet_the_budget(model: LanguageModel, text: LmText, tmp_path: Path
 
 def expected_bits(table: Any, shapes: dict[str, tuple[int, ...]]) -> float:
     bits = torch.tensor(GRID.candidates, dtype=torch.float64)
-    enough = {name: rows[0].neg().exp() for name, rows in table.items()}
+    enough = {name: (-rows[0] / math.prod(shapes[name])).exp() for name, rows in table.items()}
     spent = (math.prod(shapes[name]) * (p.diff(prepend=torch.zeros(1)) @ bits).item() for name, p in enough.items())
     return sum(spent) / sum(map(math.prod, shapes.values()))
 
