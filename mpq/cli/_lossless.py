@@ -179,8 +179,7 @@ def _lists(nbest: str, ref: str) -> Lists:
 
 def _am_search(args: Namespace, searched: Searched) -> AmLosslessSearch:
     from mpq.am import AcousticModel
-    from mpq.cli._options import quant_am_config
-    from mpq.cli._searched import am_training
+    from mpq.cli._options import am_data, quant_am_config
     from mpq.io import sha256_file
     from mpq.quant import model_path
     from mpq.rescore.lossless_am import AmLosslessSearch
@@ -189,7 +188,7 @@ def _am_search(args: Namespace, searched: Searched) -> AmLosslessSearch:
     assert isinstance(model, AcousticModel)
     config = quant_am_config(args.quantize_am)
     key, folder = sha256_file(model_path(args.model)), Path(args.out) / "tried"
-    data = am_training(args, searched)
+    data = am_data(args, model, searched.units)
     return AmLosslessSearch(model, searched.units, data, _decoding(args), config, args.train, folder, key)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from jsonargparse import Namespace
@@ -100,8 +100,16 @@ def _training(args: Namespace) -> dict[str, Any]:
     return {"fit": FitConfig(**args.fit.as_dict()), "admm": AdmmConfig(**args.admm.as_dict())}
 
 
-def am_data(model: AcousticModel, train: str, dev: str, lang: str) -> AmData:
-    """What an acoustic model is trained on: manifests of features, normalized as it wants, and a folder of mpq lang."""
+def am_data(args: Namespace, model: AcousticModel, names: Sequence[str]) -> AmData:
+    """What --features (--dev without), --dev and --lang name: what an acoustic model, --model, is trained on.
+
+    Args:
+        model: features are normalized as it wants them.
+        names: of its units.
+
+    Raises:
+        BadInput: the units of --lang are others.
+    """
     from pathlib import Path
 
     from mpq.data.batches import FeatureSet
@@ -110,9 +118,15 @@ def am_data(model: AcousticModel, train: str, dev: str, lang: str) -> AmData:
     from mpq.lang.lexicon import read_lexicon
     from mpq.train.quant_am import AmData
 
-    lexicon = read_lexicon(Path(lang))
-    units = read_units(lang, lexicon.phones)
+    lexicon, train = read_lexicon(Path(args.lang)), args.features or args.dev
+    units = read_units(args.lang, lexicon.phones)
+    if list(units.names) != list(names):
+        raise BadInput(f"--lang {args.lang}: its {len(units)} units are not those that {args.model} was trained for")
     prons = {word: lexicon.pronunciations(word) for word in lexicon.words}
-    key = {"manifests": [sha256_file(train), sha256_file(dev)], "units": units.names, "lexicon": hash_config(prons)}
-    first, second = (FeatureSet(path, model.normalization) for path in (train, dev))
+    key = {
+        "manifests": [sha256_file(train), sha256_file(args.dev)],
+        "units": units.names,
+        "lexicon": hash_config(prons),
+    }
+    first, second = (FeatureSet(path, model.normalization) for path in (train, args.dev))
     return AmData(first, second, lexicon, units, key)

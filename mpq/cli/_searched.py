@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from mpq.lm import LoadedLm
     from mpq.search import SearchData
-    from mpq.train.quant_am import AmData
 
 LM_ONLY = ("text", "tokenizer", "nbest", "ref", "test_nbest", "test_ref")
 AM_ONLY = ("features", "lang", "test_features")
@@ -113,6 +112,7 @@ def open_data(args: Namespace, searched: Searched) -> SearchData:
 
 def _am_data(args: Namespace, searched: Searched) -> SearchData:
     from mpq.am import AcousticModel
+    from mpq.cli._options import am_data
     from mpq.data.batches import FeatureSet
     from mpq.io import BadInput
     from mpq.search import AmSearchData
@@ -125,27 +125,7 @@ def _am_data(args: Namespace, searched: Searched) -> SearchData:
     for name in ("features", "lang"):
         if not args[name]:
             raise BadInput(f"--method {args.method} looks at the model's loss: it needs --{name}")
-    data = am_training(args, searched)
+    data = am_data(args, model, searched.units)
     config = AmConfig(model=model.config, phone_order=args.phone_order)
     task = AmTask(config, data.train, data.dev, data.lexicon, data.units, model)
     return AmSearchData(model, data.dev, task, ctc=args.loss == "ctc")
-
-
-def am_training(args: Namespace, searched: Searched) -> AmData:
-    """What --features, --dev and --lang name.
-
-    Raises:
-        BadInput: the units are not those of the model.
-    """
-    from mpq.am import AcousticModel
-    from mpq.am.model import units_hash
-    from mpq.cli._options import am_data
-    from mpq.io import BadInput
-
-    assert isinstance(searched.model, AcousticModel)
-    data = am_data(searched.model, args.features, args.dev, args.lang)
-    if units_hash(data.units.names) != units_hash(searched.units):
-        raise BadInput(
-            f"--lang {args.lang}: its {len(data.units)} units are not those that {args.model} was trained for"
-        )
-    return data

@@ -80,10 +80,10 @@ def run(args: Namespace) -> None:
     from mpq.quant.report import describe
 
     check_writable(args.out, [model_path(args.model), args.plan, args.text, args.features, args.dev])
-    arch = read_model_file(args.model).arch
-    is_acoustic = arch in CONFIGS
-    _check_kind(args, arch, is_acoustic)
-    change = _quantize_am(args) if is_acoustic else _quantize_lm(args)
+    stored = read_model_file(args.model)
+    is_acoustic = stored.arch in CONFIGS
+    _check_kind(args, stored.arch, is_acoustic)
+    change = _quantize_am(args, stored.config["phones"]) if is_acoustic else _quantize_lm(args)
     report = describe(read_model_file(args.out))
     print(
         f"quantize: {report['bits_per_parameter']:.2f} bits a parameter, {report['bytes']} bytes, "
@@ -174,12 +174,12 @@ def _train_lm(args: Namespace, lm: LoadedLm, plan: BitPlan, texts: LmTexts | Non
     return train_quantized_lm(lm, plan, config, texts, f"{args.out}.train", key, args.train, init)[0]
 
 
-def _quantize_am(args: Namespace) -> str:
-    """Writes a quantized acoustic model; what has become of its loss."""
+def _quantize_am(args: Namespace, units: list[str]) -> str:
+    """Writes a quantized acoustic model of these units; what has become of its loss."""
     from mpq.am.model import load_float_am, save_am
     from mpq.cli._options import quant_am_config
     from mpq.io import BadInput
-    from mpq.quant import quantize_model, read_model_file
+    from mpq.quant import quantize_model
     from mpq.train.quant_am import dev_loss, train_quantized_am
 
     model = load_float_am(args.model)
@@ -187,7 +187,7 @@ def _quantize_am(args: Namespace) -> str:
     config = quant_am_config(args)
     if args.train != "none" and not (args.features and args.dev and args.lang):
         raise BadInput(f"--train {args.train} needs training features (--features), held-out ones (--dev) and --lang")
-    data = _am_data(args, model)
+    data = _am_data(args, model, units)
     init, key = _start(args, model)
     before = dev_loss(model, config, data) if data else None
     if args.train == "none":
@@ -197,25 +197,17 @@ def _quantize_am(args: Namespace) -> str:
         model = train_quantized_am(model, plan, config, data, f"{args.out}.train", key, args.train, init)[0]
     after = dev_loss(model, config, data) if data else None
     figures = {"dev_loss": round(after, 4)} if after is not None else {}
-    units = read_model_file(args.model).config["phones"]
     save_am(args.out, model, units, {"train": args.train, **figures}, plan)
     return f", LF-MMI loss {before:.4f} -> {after:.4f} per frame" if data else ""
 
 
-def _am_data(args: Namespace, model: AcousticModel) -> AmData | None:
+def _am_data(args: Namespace, model: AcousticModel, units: list[str]) -> AmData | None:
     """The features and the lexicon, if they were named."""
-    from mpq.am.model import units_hash
     from mpq.cli._options import am_data
     from mpq.io import BadInput
-    from mpq.quant import read_model_file
 
     if not (args.features or args.dev or args.lang):
         return None
     if not (args.dev and args.lang):
         raise BadInput("the loss needs held-out features (--dev) and --lang: give both, or neither and no --features")
-    data = am_data(model, args.features or args.dev, args.dev, args.lang)
-    if units_hash(data.units.names) != read_model_file(args.model).vocab_hash:
-        raise BadInput(
-            f"--lang {args.lang}: its {len(data.units)} units are not those that {args.model} was trained for"
-        )
-    return data
+    return am_data(args, model, units)

@@ -12,7 +12,10 @@ _AT_ONCE = 4 * SHARE  # float32: 0.5 MB a thread
 
 
 def parts(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Parts of `x` along its first dimension, and those of other tensors with as many entries there."""
+    """Parts of `x` along its first dimension, and those of other tensors with as many entries there; on a GPU all."""
+    if x.device.type != "cpu":
+        yield (x, *others)
+        return
     at_once = max(1, _AT_ONCE * torch.get_num_threads() // max(1, x[:1].numel()))
     for start in range(0, len(x), at_once):
         yield tuple(tensor[start : start + at_once] for tensor in (x, *others))

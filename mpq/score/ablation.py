@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean
 
 from mpq.score.mapsswe import matched_pairs
+from mpq.score.seeds import spread
 from mpq.score.table import EMPTY, format_p, markdown_lines
 from mpq.score.wer import Texts, total, utterance_counts
 
@@ -63,10 +64,3 @@ def paired_p(full: AblationRow, other: AblationRow, ref: Texts, name: str) -> fl
         for utt in ref:
             differences[utt] += theirs[utt].errors - ours[utt].errors
     return matched_pairs(list(differences.values()))[3] if seeds else None
-
-
-def spread(values: Sequence[float]) -> str:
-    """``5.1 ± 0.3 (4.8 to 5.4)``: mean, sample standard deviation and range; one value stands alone."""
-    if len(values) == 1:
-        return f"{values[0]:.2f}"
-    return f"{mean(values):.2f} ± {stdev(values):.2f} ({min(values):.2f} to {max(values):.2f})"

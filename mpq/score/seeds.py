@@ -35,17 +35,19 @@ def summarize_seeds(records: Sequence[ResultRecord], set_name: str) -> SeedTable
         if record.set == set_name:
             groups.setdefault(base_name(record.system), []).append(record)
     rows = [
-        [name, str(len(group)), _spread([record.perplexity for record in group], 1), _spread([r.wer for r in group], 2)]
+        [name, str(len(group)), spread([record.perplexity for record in group], 1), spread([r.wer for r in group])]
         for name, group in groups.items()
         if len(group) > 1
     ]
     return SeedTable(["System", "Seeds", "Perplexity", f"{set_name} WER"], rows) if rows else None
 
 
-def _spread(values: Sequence[float | None], digits: int) -> str:
-    """``110.2 ± 0.4 (109.8 to 110.6)``; nothing where a value is missing."""
+def spread(values: Sequence[float | None], digits: int = 2) -> str:
+    """``110.2 ± 0.4 (109.8 to 110.6)``; one value stands alone, and there is nothing where a value is missing."""
     numbers = [value for value in values if value is not None]
     if len(numbers) < len(values):
         return ""
+    if len(numbers) == 1:
+        return f"{numbers[0]:.{digits}f}"
     low, high = min(numbers), max(numbers)
     return f"{mean(numbers):.{digits}f} ± {stdev(numbers):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpq.am.base import AcousticModel
-from mpq.am.model import check_features, make_am, run_batch
+from mpq.am.base import AcousticModel, frame_mask
+from mpq.am.model import check_features, run_batch
 from mpq.data.batches import Batch, FeatureSet, batches
 from mpq.data.lmtext import LmBatch, LmText
 from mpq.fst.lfmmi import lfmmi_loss, total_score
@@ -169,11 +169,7 @@ class AmSearchData:
                 yield self._dev.batch(usable)
 
     def _has_loss(self, task: AmTask, index: int) -> bool:
-        text = self._dev.texts[index]
-        if not text.split() or any(word not in task.lexicon for word in text.split()):
-            return False
-        frames = self._am.out_lengths(torch.tensor(self._dev.lengths[index]))
-        return bool(task.numerator(text).min_frames <= frames)
+        return task.fits(self._dev.texts[index], int(self._am.out_lengths(torch.tensor(self._dev.lengths[index]))))
 
     def training(self, batch_units: int, seed: int, epoch: int) -> Iterator[Batch]:
         """Batches of one speed copy of each utterance, augmented as in the model's own training."""
@@ -196,8 +192,7 @@ class AmSearchData:
     def scores(self, outputs: tuple[Tensor, Tensor]) -> Tensor:
         """Log-probabilities of the frames that are no padding."""
         log_probs, lengths = outputs
-        frames = torch.arange(log_probs.shape[1], device=log_probs.device)
-        return log_probs[frames < lengths[:, None]]
+        return log_probs[frame_mask(lengths, log_probs.shape[1]) > 0]
 
     def loss(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
         """Mean over the frames."""
@@ -213,8 +208,7 @@ class AmSearchData:
 
     def trainee(self) -> AcousticModel:
         """A copy without dropout."""
-        model = make_am(without_dropout(self._am.config), self._am.n_outputs)
-        model.normalization = self._am.normalization
+        model = without_dropout(self._am)
         model.load_state_dict(self._am.state_dict())
         return model.requires_grad_(True)
 

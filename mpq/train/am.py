@@ -150,7 +150,8 @@ class AmTask:
     def _is_known(self, text: str) -> bool:
         return bool(text.split()) and all(word in self.lexicon for word in text.split())
 
-    def _fits(self, text: str, n_frames: int) -> bool:
+    def fits(self, text: str, n_frames: int) -> bool:
+        """Whether words of the lexicon were said, in as many output frames as they need at least."""
         return self._is_known(text) and self.numerator(text).min_frames <= n_frames
 
     def steps_per_epoch(self) -> int:
@@ -220,7 +221,7 @@ class AmTask:
         loss, frames, errors, phones = 0.0, 0, 0, 0
         for batch in batches(self.dev, max_frames=2 * self.config.max_frames):
             log_probs, lengths = run_batch(self.acoustic, batch)
-            known = [i for i, text in enumerate(batch.texts) if self._fits(text, int(lengths[i]))]
+            known = [i for i, text in enumerate(batch.texts) if self.fits(text, int(lengths[i]))]
             log_probs, lengths = log_probs[known], lengths[known]
             texts = [batch.texts[i] for i in known]
             if not texts:

@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpq.data.lmtext import LmBatch, LmText, Tokenizer, open_lm_text
-from mpq.io import check_ranges, write_jsonl
+from mpq.io import check_ranges
 from mpq.lm import LanguageModel, LmConfig, LoadedLm, build_lm, perplexity
-from mpq.quant import BitPlan, freeze, quantizable, quantize_model
-from mpq.train.admm import Admm, AdmmConfig
+from mpq.quant import BitPlan, quantizable
+from mpq.train.admm import AdmmConfig
 from mpq.train.loop import FitConfig, FitResult, fit, world
+from mpq.train.quantized import fit_quantized
 
 
 @dataclass
@@ -190,16 +191,12 @@ def train_quantized_lm(
     model = build_lm(size, len(lm.tokenizer))
     if not config.scratch:
         model.load_state_dict(init or lm.model.state_dict())
-    admm = Admm(plan, config.admm) if method == "admm" else None
-    if admm is None:
-        quantize_model(model, plan)
     name = f"train {lm.model.config.arch}, {plan.budget:g} bits" if plan.budget else f"train {lm.model.config.arch}"
     teacher = lm.model if config.distill else None
     seed, part = config.fit.seed, config.epoch_part
-    task = LmTask(name, model, texts, config.batch_tokens, seed, teacher, config.distill, part)
     run_key = {"config": asdict(config), "plan": plan.to_dict(), "texts": texts.key, "float": key, "method": method}
-    result = fit(task, config.fit, exp_dir, [admm] if admm else [], key=run_key)
-    if admm is not None:
-        write_jsonl(Path(exp_dir) / "admm.jsonl", admm.record)
-        freeze(quantize_model(model, plan), admm.best)
-    return model, result
+
+    def task() -> LmTask:
+        return LmTask(name, model, texts, config.batch_tokens, seed, teacher, config.distill, part)
+
+    return model, fit_quantized(model, task, plan, method, config.fit, config.admm, exp_dir, run_key)

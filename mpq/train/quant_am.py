@@ -20,13 +20,14 @@ from mpq.am.model import make_am, run_batch
 from mpq.data.batches import Batch, FeatureSet
 from mpq.fst.backend import Backend
 from mpq.fst.units import Units
-from mpq.io import BadInput, check_ranges, write_jsonl
+from mpq.io import BadInput, check_ranges
 from mpq.lang.lexicon import Lexicon
-from mpq.quant import BitPlan, freeze, quantizable, quantize_model
-from mpq.train.admm import Admm, AdmmConfig
+from mpq.quant import BitPlan, quantizable
+from mpq.train.admm import AdmmConfig
 from mpq.train.am import AmConfig, AmTask
 from mpq.train.cotrain import CoTrained, cotraining_loss
-from mpq.train.loop import FitConfig, FitResult, Plugin, fit
+from mpq.train.loop import FitConfig, FitResult, Plugin
+from mpq.train.quantized import fit_quantized
 
 
 @dataclass
@@ -184,22 +185,20 @@ def train_quantized_am(
     if method == "admm" and config.cotrain_bits:
         raise BadInput("cotrain_bits: two precisions are trained by --train ste, not by admm")
     torch.manual_seed(config.fit.seed)
-    model = make_am(without_dropout(teacher.config), teacher.n_outputs)
-    model.normalization = teacher.normalization
+    model = without_dropout(teacher)
     if not config.scratch:
         model.load_state_dict(init or teacher.state_dict())
-    admm = Admm(plan, config.admm) if method == "admm" else None
-    if admm is None:
-        quantize_model(model, plan)
-    task = QuantAmTask(config, data, model, teacher)
     run_key = {"config": asdict(config), "plan": plan.to_dict(), "data": data.key, "float": key, "method": method}
-    result = fit(task, config.fit, exp_dir, [admm] if admm else [], key=run_key)
-    if admm is not None:
-        write_jsonl(Path(exp_dir) / "admm.jsonl", admm.record)
-        freeze(quantize_model(model, plan), admm.best)
-    return model, result
+
+    def task() -> QuantAmTask:
+        return QuantAmTask(config, data, model, teacher)
+
+    return model, fit_quantized(model, task, plan, method, config.fit, config.admm, exp_dir, run_key)
 
 
-def without_dropout(config: Any) -> Any:
-    """A model's configuration with every kind of dropout off: rounding regularizes enough."""
-    return replace(config, **{f.name: 0.0 for f in fields(config) if "dropout" in f.name})
+def without_dropout(model: AcousticModel) -> AcousticModel:
+    """A freshly initialized model of the same size, with every kind of dropout off: rounding regularizes enough."""
+    off = {f.name: 0.0 for f in fields(model.config) if "dropout" in f.name}
+    fresh = make_am(replace(model.config, **off), model.n_outputs)
+    fresh.normalization = model.normalization
+    return fresh
