@@ -54,6 +54,21 @@ timed() {
   awk -v began="$began" -v before="$before" -v now="$EPOCHREALTIME" 'BEGIN { printf "%.1f\n", before + now - began }' > "$dir/seconds"
 }
 
+# Stage 10, results, table, plot and page of all rows that there are, whatever --rows; steps are named after PREFIX, and
+# LIST prints what `mpq results --rows` reads: report_rows DIR CONFIG PREFIX LIST [HYPOTHESES...]
+report_rows() {
+  local dir=$1
+  if [ "$dry_run" = false ]; then
+    mkdir -p "$dir"
+    "$4" > "$dir/rows.jsonl.tmp"
+    mv "$dir/rows.jsonl.tmp" "$dir/rows.jsonl"
+  fi
+  step "$3-results" --in "$dir/rows.jsonl" "$exp"/data/{dev,test}/text "${@:5}" "$dir"/rescore/*/hyp-*.txt --out "$dir/results.jsonl" \
+    -- mpq results "$exp" --systems "$dir" --rows "$dir/rows.jsonl" --seed "$seed"
+  step "$3-report" --in "$dir/results.jsonl" "$2" --out "$dir"/{RESULTS.md,report.html,size_wer.png} \
+    -- report "$dir" "$2" "$smoke"
+}
+
 # The minutes that DIR/seconds says: minutes DIR
 minutes() {
   awk '{ printf "%.2f", $1 / 60 }' "$1/seconds"

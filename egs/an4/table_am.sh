@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # The table of the acoustic model's pieces (./run.sh an4 --table am): its rows, and its part of stages 2 to 10. Sourced
 # by run.sh.
-# shellcheck disable=SC2154
+# shellcheck disable=SC2034,SC2154
 #
 # A row is NAME-seedN, trained with seed N more than --seed: full, the recipe's usual system, that without one of its
 # pieces, or with another one; conf/table_am.yaml says what each name stands for. full-seed0 is the acoustic model of
@@ -85,12 +85,10 @@ decode_table_rows() {
 
 # Stage 9: the weight of the n-gram model, tuned on dev
 rescore_table_rows() {
-  local row out lists
+  local row first_pass
   for row in "${chosen_rows[@]}"; do
-    out=$exp/table-am/rescore/$row lists=("$exp/table-am/decode/$row"/{dev,test}/nbest.jsonl.gz)
-    job "$row" --threads 1 --in "${lists[@]}" --out "$out"/{weights.yaml,hyp-{dev,test}.txt} \
-      -- mpq rescore --nbest "${lists[@]}" --tune "$exp/data/dev/text" --weights-out "$out/weights.yaml" \
-        --out "$out"/{dev,test}.jsonl.gz --hyp-out "$out"/hyp-{dev,test}.txt
+    first_pass=$exp/table-am/decode/$row
+    rescore_job "$row" "$exp/table-am/rescore/$row"
   done
   run_jobs
 }

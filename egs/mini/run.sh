@@ -55,7 +55,7 @@ if [ "$table" = conformer ]; then
   if stage 7; then search_am_bits; fi
   if stage 8; then train_am_rows; fi
   if stage 9; then decode_am_rows; fi
-  if stage 10; then report_am_table; fi
+  if stage 10; then report_rows "$out" conf/table_conformer.yaml conformer list_am_rows; fi
   finish
   exit
 fi
@@ -68,7 +68,7 @@ if [ "$table" = lm ]; then
   if stage 7; then search_table_bits; fi
   if stage 8; then train_table_rows; fi
   if stage 9; then rescore_table_rows; fi
-  if stage 10; then report_table; fi
+  if stage 10; then report_rows "$out" conf/table_lm.yaml table list_table_rows "$exp"/rescore/*/hyp-*.txt; fi
 else
   if stage 6; then train_language_models "$exp/lang/tokenizer.model"; fi
   if stage 8; then quantize_systems; fi

@@ -57,24 +57,23 @@ search_am_bits() {
 
 # Stage 8
 train_am_rows() {
-  local row quant options
+  local row quant train options
   am_row_data
   for row in "${chosen_rows[@]}"; do
     split_am_row "$row" || continue
-    quant=$out/quant/$row options=(--train ste --bits "$row_bits" --a-bits "$row_a_bits")
+    quant=$out/quant/$row train=ste options=(--bits "$row_bits" --a-bits "$row_a_bits")
     case "$row_method" in
-      kl | hessian | rule) options=(--train ste --plan "$out/plan/$row.yaml") ;;
-      one-stage) options=(--train ste --plan "$row_search/plan.yaml" --init "$row_search/plan.yaml.search/latent.mpq") ;;
+      kl | hessian | rule) options=(--plan "$out/plan/$row.yaml") ;;
+      one-stage) options=(--plan "$row_search/plan.yaml" --init "$row_search/plan.yaml.search/latent.mpq") ;;
     esac
     case "$row_kind" in
-      rounded) options+=(--train none) ;;
-    
+      rounded) train=none ;;
       asym) options+=(--table asym) ;;
       cotrain) options+=(--cotrain_bits $((2 * row_bits))) ;;
     esac
     job "$row" --threads 1 --gpu 1 --in "conf/table/$table-ste.yaml" "$out/am/$table/model.mpq" "${row_data[@]:1:1}" --out "$quant"/{model.mpq,seconds} \
       -- timed "$quant" "$quant/model.mpq.train/checkpoint.pt" mpq quantize --config "conf/table/$table-ste.yaml" --model "$out/am/$table/model.mpq" \
-        "${options[@]}" "${row_data[@]}" --out "$quant/model.mpq" --fit.seed "$row_seed" "${small_am[@]}"
+        --train "$train" "${options[@]}" "${row_data[@]}" --out "$quant/model.mpq" --fit.seed "$row_seed" "${small_am[@]}"
   done
   run_jobs
 }
@@ -119,16 +118,4 @@ list_am_rows() {
     fi
     printf '{"system": "%s", "seed": %d, "columns": {%s}}\n' "$row" "$row_seed" "$columns"
   done
-}
-
-# Stage 10: of all rows that there are, whatever --rows
-report_am_table() {
-  if [ "$dry_run" = false ]; then
-    list_am_rows > "$out/rows.jsonl.tmp"
-    mv "$out/rows.jsonl.tmp" "$out/rows.jsonl"
-  fi
-  step "$table-results" --in "$out/rows.jsonl" "$exp"/data/{dev,test}/text "$out"/rescore/*/hyp-*.txt --out "$out/results.jsonl" \
-    -- mpq results "$exp" --systems "$out" --rows "$out/rows.jsonl" --seed "$seed"
-  step "$table-report" --in "$out/results.jsonl" "conf/table_$table.yaml" --out "$out"/{RESULTS.md,report.html,size_wer.png} \
-    -- report "$out" "conf/table_$table.yaml" "$smoke"
 }

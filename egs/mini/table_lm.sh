@@ -130,17 +130,3 @@ list_table_rows() {
     printf '{"system": "%s", "seed": %d, "columns": {%s}}\n' "$row" "$row_seed" "$columns"
   done
 }
-
-# Stage 10: of all rows that there are, whatever --rows
-report_table() {
-  local out=$exp/table-lm
-  if [ "$dry_run" = false ]; then
-    mkdir -p "$out"
-    list_table_rows > "$out/rows.jsonl.tmp"
-    mv "$out/rows.jsonl.tmp" "$out/rows.jsonl"
-  fi
-  step table-results --in "$out/rows.jsonl" "$exp"/data/{dev,test}/text "$exp"/rescore/*/hyp-*.txt "$out"/rescore/*/hyp-*.txt --out "$out/results.jsonl" \
-    -- mpq results "$exp" --systems "$out" --rows "$out/rows.jsonl" --seed "$seed"
-  step table-report --in "$out/results.jsonl" conf/table_lm.yaml --out "$out"/{RESULTS.md,report.html,size_wer.png} \
-    -- report "$out" conf/table_lm.yaml "$smoke"
-}
