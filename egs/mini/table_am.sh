@@ -12,7 +12,7 @@
 # Written: EXP/table-conformer/{am,search,plan,quant,decode,rescore}/ and the results there.
 
 rows_of_conformer=(conformer conformer-w{8,4,3,2,1}a8 conformer-w{8,4}a4 conformer-w4a8-{rounded,asym} conformer-w2a8-asym
-  conformer-w{2,1}a8-cotrain conformer-{rule,kl}-w5a8 conformer-{kl,hessian,one-stage}-w{3,2}a8)
+  conformer-w{2,1}a8-cotrain conformer-{rule,kl}-w5a8 conformer-{kl,hessian,one-stage}-w{3,2.5}a8)
 am_row='^([a-z]+)-((kl|hessian|one-stage|rule)-)?w([0-9.]+)a([0-9]+)(-(rounded|asym|cotrain))?(-seed([0-9]+))?$'
 
 # The parts of a row's name: sets row_method (empty: the same bits everywhere) row_bits row_a_bits row_kind row_seed, the
