@@ -15,8 +15,9 @@ the very best point is luck. Use a development set, never a test set; lattices t
 --nbest takes several files, --out and --hyp-out then one for each: weights are tuned on the first, which REF is of.
 
 --arpa gives lists the scores "lm", and lattices the graph costs, of another n-gram model first, such as the whole one
-of which the first pass has a pruned copy; it must know their words. Of a large file only what occurs in them is kept
-in memory. Lattices may be rescored with it alone, without --lm.
+of which the first pass has a pruned copy. Words that it lacks are its <unk> and counted; without <unk> they are
+refused. Of a large file only what occurs in them is kept in memory. Lattices may be rescored with it alone, without
+--lm.
 
 Each distinct history of an utterance is computed once; --merge-order N takes histories for the same whose last N - 1
 words are (exact where N exceeds the words of every path).  --carry-over lets every utterance go on from the best
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from mpq.io import Lattice, NBest, SymbolTable
+    from mpq.lang.arpa import NgramLm
     from mpq.lm import LoadedLm
     from mpq.rescore import Weights
 
@@ -85,7 +87,7 @@ def run(args: Namespace) -> None:
 
 
 def _rescore_lists(args: Namespace) -> None:
-    from mpq.io import BadInput, NBest, write_text
+    from mpq.io import BadInput, NBest, split_words, write_text
     from mpq.rescore import best_texts, read_needed_arpa, replace_ngram_scores, rerank
 
     lm = _load(args) if args.lm else None
@@ -97,6 +99,7 @@ def _rescore_lists(args: Namespace) -> None:
         if not nbests:
             raise BadInput(f"{path}: holds no n-best lists; expected at least one")
         nbests, weights, note = _scored(args, path, nbests, lm, weights)
+        note += _lacking(ngram, {word for nbest in nbests for hyp in nbest.hyps for word in split_words(hyp.text)})
         rescored = [rerank(nbest, weights) for nbest in nbests]
         if args.weights_out and i == 0:  # they stay those of the first lists
             weights.write(args.weights_out)
@@ -155,18 +158,19 @@ def _rescore_lattices(args: Namespace) -> None:
     words, weights = read_symbols(args.words), _weights(args)
     order = {} if args.merge_order is None else {"merge_order": args.merge_order}
     scoring = LatticeScoring(weights, beam=args.beam, budget=Budget.of_mb(args.batch_mb), **order)
-    lattices = _read_lattices(args, words)
+    lattices, ngram = _read_lattices(args, words)
     if args.lm:
         lm = _load(args)
         lattices = rescore_lattices(lm.model, lm.tokenizer, lattices, words, scoring)
     best: dict[str, list[str]] = {}
-    n_arcs = 0
+    n_arcs, labels = 0, {0}
 
     def rescored() -> Iterator[Lattice]:
         nonlocal n_arcs
         for lattice in progress(lattices, what="rescore"):
             best[lattice.utt] = best_words(lattice, words)
             n_arcs += lattice.n_arcs
+            labels.update(lattice.labels.tolist())
             yield lattice
 
     if args.out:
@@ -178,20 +182,26 @@ def _rescore_lattices(args: Namespace) -> None:
         write_text(args.hyp_out[0], best)
     if args.weights_out:
         weights.write(args.weights_out)
-    print(f"rescore: {len(best)} lattices, {n_arcs} arcs, {weights}: {(args.out or args.hyp_out or ['-'])[0]}")
+    note = _lacking(ngram, {words.words[label] for label in labels - {0}})
+    print(f"rescore: {len(best)} lattices, {n_arcs} arcs, {weights}{note}: {(args.out or args.hyp_out or ['-'])[0]}")
 
 
-def _read_lattices(args: Namespace, words: SymbolTable) -> Iterator[Lattice]:
-    """The lattices, with the scores of --arpa."""
+def _read_lattices(args: Namespace, words: SymbolTable) -> tuple[Iterator[Lattice], NgramLm | None]:
+    """The lattices, with the scores of --arpa, and its model."""
     from mpq.io import read_lattices
     from mpq.rescore import read_lattices_arpa, replace_lattice_scores
 
+    lattices = read_lattices(args.lattice, words)
     if not args.arpa:
-        yield from read_lattices(args.lattice, words)
-        return
-    ngram = read_lattices_arpa(args.arpa, read_lattices(args.lattice, words), words)
-    for lattice in read_lattices(args.lattice, words):
-        yield replace_lattice_scores(lattice, ngram, words)
+        return lattices, None
+    ngram = read_lattices_arpa(args.arpa, lattices, words)
+    return (replace_lattice_scores(lattice, ngram, words) for lattice in read_lattices(args.lattice, words)), ngram
+
+
+def _lacking(ngram: NgramLm | None, words: set[str]) -> str:
+    """How many of the words --arpa lacks, for the summary."""
+    lacking = words - ngram.words if ngram else set()
+    return f", {len(lacking)} words that --arpa lacks scored as {ngram.unknown}" if ngram and lacking else ""
 
 
 def _load(args: Namespace) -> LoadedLm:

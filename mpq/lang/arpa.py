@@ -6,10 +6,12 @@ import math
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from mpq.io import BadInput, PathLike, read_lines
 
 BOS, EOS = "<s>", "</s>"
+UNKNOWN = ("<unk>", "<UNK>")  # how models name all words that they do not have
 History = tuple[str, ...]
 
 
@@ -21,11 +23,13 @@ class NgramLm:
         log_prob: score of each listed n-gram given its first n - 1 words.
         backoff: score of leaving a history for its last n - 2 words; 0 where not listed.
         words: all words that can be scored, without `<s>` and `</s>`.
+        unknown: the one of them that stands for words that the model does not have, if there is one.
     """
 
     def __init__(self, order: int, log_prob: dict[History, float], backoff: dict[History, float]) -> None:
         self.order, self.log_prob, self.backoff = order, log_prob, backoff
         self.words = {ngram[0] for ngram in log_prob if len(ngram) == 1} - {BOS, EOS}
+        self.unknown = find_unknown(self.words)
 
     @property
     def start(self) -> History:
@@ -36,21 +40,18 @@ class NgramLm:
         """Score of ``word`` after ``history``, and the history that follows.
 
         Histories are the longest word sequences that can change a later score, so that equal histories
-        mean equal futures.
+        mean equal futures.  A word that the model does not have is its ``<unk>``.
 
         Raises:
-            BadInput: the word is not in the model.
+            BadInput: the word is not in the model, nor is ``<unk>``.
         """
-        score = 0.0
-        while (found := self.log_prob.get((*history, word))) is None:
-            if not history:
-                raise BadInput(
-                    f"word {word!r} is not in the n-gram model of {len(self.words)} words; "
-                    "train it on text that holds the word"
-                )
-            score += self.backoff.get(history, 0.0)
-            history = history[1:]
-        return score + found, self._shorten((*history, word))
+        score, shorter = 0.0, history
+        while (found := self.log_prob.get((*shorter, word))) is None:
+            if not shorter:
+                return self.step(history, stand_in(word, self.words, self.unknown))
+            score += self.backoff.get(shorter, 0.0)
+            shorter = shorter[1:]
+        return score + found, self._shorten((*shorter, word))
 
     def _shorten(self, history: History) -> History:
         history = history[max(0, len(history) - self.order + 1) :]
@@ -65,6 +66,27 @@ class NgramLm:
             score, history = self.step(history, word)
             total += score
         return total
+
+
+def find_unknown(words: Container[str]) -> str | None:
+    """The word of a model that stands for all words that it does not have, if there is one."""
+    return next((word for word in UNKNOWN if word in words), None)
+
+
+def stand_in(word: str, words: set[str], unknown: str | None) -> str:
+    """A word as a model of `words` has it: itself, or `unknown`.
+
+    Raises:
+        BadInput: neither is in the model.
+    """
+    if word in words:
+        return word
+    if unknown is None:
+        raise BadInput(
+            f"word {word!r} is not in the n-gram model of {len(words)} words, nor is {UNKNOWN[0]}; "
+            "train it on text that holds the word"
+        )
+    return unknown
 
 
 @dataclass(frozen=True)
@@ -133,12 +155,19 @@ def read_arpa(path: PathLike, keep: Container[History] | None = None) -> NgramLm
     return NgramLm(order, log_prob, backoff)
 
 
-def read_order(path: PathLike) -> int:
-    """The largest n that the header of an ARPA file announces.
+def read_vocabulary(path: PathLike) -> tuple[int, set[str]]:
+    """The largest n that the header of an ARPA file announces, and its words without `<s>` and `</s>`.
 
     Raises:
-        BadInput: there is no header.
+        BadInput: as `arpa_entries`, of what stands before the first 2-gram.
     """
+    order = _largest_order(path)
+    unigrams = takewhile(lambda entry: len(entry[0]) == 1, arpa_entries(path))
+    return order, {ngram[0] for ngram, _, _ in unigrams} - {BOS, EOS}
+
+
+def _largest_order(path: PathLike) -> int:
+    """The largest n of the header."""
     orders = [0]
     for number, raw in read_lines(path):
         line = raw.strip()

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from mpq.io import BadInput, Lattice, NBest, PathLike, SymbolTable, split_words
-from mpq.lang.arpa import BOS, EOS, History, NgramLm, read_arpa, read_order
+from mpq.lang.arpa import BOS, EOS, History, NgramLm, find_unknown, read_arpa, read_vocabulary, stand_in
 from mpq.rescore.lattices import topological
 
 
@@ -23,29 +23,71 @@ def read_needed_arpa(path: PathLike, lists: Iterable[NBest]) -> NgramLm:
     Args:
         path: ARPA file, gzip by suffix.
         lists: n-best lists, read once.
+
+    Raises:
+        BadInput: no ARPA file, or as `occurring`.
     """
-    return read_arpa(path, occurring(lists, read_order(path)))
+    order, words = read_vocabulary(path)
+    return read_arpa(path, occurring(lists, order, words))
 
 
 def read_lattices_arpa(path: PathLike, lattices: Iterable[Lattice], words: SymbolTable) -> NgramLm:
     """As `read_needed_arpa`, for word lattices."""
-    return read_arpa(path, occurring_in_lattices(lattices, words, read_order(path)))
+    order, known = read_vocabulary(path)
+    return read_arpa(path, occurring_in_lattices(lattices, words, order, known))
 
 
-def occurring(lists: Iterable[NBest], order: int) -> set[History]:
-    """All n-grams of 2 to `order` words of the hypotheses, `<s>` and `</s>` included."""
+class _Seen:
+    """Words that were seen, as a model has them: those that it does not have are its `<unk>`.
+
+    Args:
+        words: of the model.
+    """
+
+    def __init__(self, words: set[str]) -> None:
+        self._words, self._unknown = words, find_unknown(words)
+        self._seen: dict[str, str] = {}
+
+    def known(self, word: str, utt: str) -> str:
+        """What stands for `word`, which is of utterance `utt`."""
+        if word not in self._seen:
+            try:
+                self._seen[word] = stand_in(word, self._words, self._unknown)
+            except BadInput as error:
+                raise BadInput(f"--arpa: utterance {utt!r}: {error}") from None
+        return self._seen[word]
+
+    def check(self) -> None:
+        """Refuses a model that lacks most of the words: it is one of words in another writing."""
+        lacking = [word for word, found in self._seen.items() if word != found]
+        if len(lacking) > len(self._seen) / 2:
+            raise BadInput(
+                f"--arpa: {len(lacking)} of {len(self._seen)} words are not in the n-gram model, e.g. {lacking[0]!r}; "
+                "expected a model of the words that were recognized (upper or lower case?)"
+            )
+
+
+def occurring(lists: Iterable[NBest], order: int, known: set[str]) -> set[History]:
+    """All n-grams of 2 to `order` words of the hypotheses, `<s>` and `</s>` included, as a model of `known` sees them.
+
+    Raises:
+        BadInput: the model lacks a word and has no `<unk>`, or it lacks most of the words.
+    """
     found: set[History] = set()
+    seen = _Seen(known)
     for nbest in lists:
         for hyp in nbest.hyps:
-            words = (BOS, *split_words(hyp.text), EOS)
+            words = (BOS, *(seen.known(word, nbest.utt) for word in split_words(hyp.text)), EOS)
             for n in range(2, order + 1):
                 found.update(zip(*(words[i:] for i in range(n)), strict=False))
+    seen.check()
     return found
 
 
-def occurring_in_lattices(lattices: Iterable[Lattice], words: SymbolTable, order: int) -> set[History]:
+def occurring_in_lattices(lattices: Iterable[Lattice], words: SymbolTable, order: int, known: set[str]) -> set[History]:
     """As `occurring`, of all paths of word lattices."""
     found: set[History] = set()
+    seen = _Seen(known)
 
     def add(ngram: History) -> History:
         found.update(ngram[i:] for i in range(len(ngram) - 1))
@@ -59,10 +101,11 @@ def occurring_in_lattices(lattices: Iterable[Lattice], words: SymbolTable, order
             for history in reached.pop(state, ()):
                 for arc in leaving[state]:
                     label = int(lattice.labels[arc])
-                    after = add((*history, words.words[label])) if label else history
+                    after = add((*history, seen.known(words.words[label], lattice.utt))) if label else history
                     reached.setdefault(int(lattice.dst[arc]), set()).add(after)
                 if state in finals:
                     add((*history, EOS))
+    seen.check()
     return found
 
 
@@ -120,8 +163,4 @@ def replace_ngram_scores(lists: Iterable[NBest], lm: NgramLm) -> Iterator[NBest]
         BadInput: a word that the model does not have.
     """
     for nbest in lists:
-        try:
-            hyps = [replace(hyp, lm=lm.score(split_words(hyp.text))) for hyp in nbest.hyps]
-        except BadInput as error:
-            raise BadInput(f"--arpa: utterance {nbest.utt!r}: {error}") from None
-        yield NBest(nbest.utt, hyps)
+        yield NBest(nbest.utt, [replace(hyp, lm=lm.score(split_words(hyp.text))) for hyp in nbest.hyps])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import math
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +32,10 @@ TEXT = ["the king went up", "the king went down to the sea", "a king of the sea 
 HYPS = ["the king went up", "the sea went up to a king", "up up up", "", "king of the king of the king of the sea"]
 
 
-@pytest.fixture
-def arpa(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def arpa(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A 4-gram model with n-grams and back-off weights of all orders, packed."""
+    tmp_path = tmp_path_factory.mktemp("arpa")
     (tmp_path / "text").write_text("\n".join(TEXT) + "\n")
     plain, packed = tmp_path / "4.arpa", tmp_path / "4.arpa.gz"
     train_ngram(read_sentences([tmp_path / "text"]), plain, 4, 0.0)
@@ -41,8 +43,9 @@ def arpa(tmp_path: Path) -> Path:
     return packed
 
 
-def brute_force(arpa: Path, text: str) -> float:
-    """Score of a sentence by the definition of back-off, recursively, from the lines of the file."""
+@cache
+def read_entries(arpa: Path) -> dict[tuple[str, ...], tuple[float, float]]:
+    """Numbers of each n-gram, from the lines of the file."""
     entries: dict[tuple[str, ...], tuple[float, float]] = {}
     order = 0
     for line in gzip.decompress(arpa.read_bytes()).decode().splitlines():
@@ -52,6 +55,12 @@ def brute_force(arpa: Path, text: str) -> float:
         elif order and fields:
             weight = float(fields[order + 1]) if len(fields) > order + 1 else 0.0
             entries[tuple(fields[1 : order + 1])] = float(fields[0]), weight
+    return entries
+
+
+def brute_force(arpa: Path, text: str) -> float:
+    """Score of a sentence by the definition of back-off, recursively."""
+    entries = read_entries(arpa)
 
     def log10_prob(history: tuple[str, ...], word: str) -> float:
         if (*history, word) in entries:
@@ -91,16 +100,16 @@ def test_command(arpa: Path, tmp_path: Path) -> None:
     assert nbest.hyps[0].lm == pytest.approx(brute_force(arpa, HYPS[0]), abs=1e-6)
 
 
-def made_up_lattice(words: SymbolTable, seed: int) -> Lattice:
-    """Random arcs between 12 states, some without a word, all of which lead to an end."""
+def made_up_lattice(words: SymbolTable, seed: int, noun: str = "sea") -> Lattice:
+    """Random arcs between 9 states, some without a word, all of which lead to an end."""
     rng = np.random.default_rng(seed)
-    builder, known = LatticeBuilder("u"), ["the", "king", "went", "up", "of", "sea", "a", "to"]
-    for src in range(11):
-        for dst in {src + 1, int(rng.integers(src + 1, 12))}:
+    builder, known = LatticeBuilder("u"), ["the", "king", "went", "up", "of", noun, "a", "to"]
+    for src in range(8):
+        for dst in {src + 1, int(rng.integers(src + 1, 9))}:
             for word in {"", *rng.choice(known, 2).tolist()}:
                 builder.add_arc(src, dst, words.ids.get(word, 0), (float(rng.random()), float(rng.random()), (src,)))
-    builder.set_final(7, (0.5, 0.25, ()))
-    builder.set_final(11, (0.5, 0.75, ()))
+    builder.set_final(5, (0.5, 0.25, ()))
+    builder.set_final(8, (0.5, 0.75, ()))
     return builder.build()
 
 
@@ -124,7 +133,7 @@ def paths(lattice: Lattice, words: SymbolTable) -> dict[tuple[str, float], float
 def test_every_path_of_a_lattice(arpa: Path) -> None:
     names = ["<eps>", "the", "king", "went", "up", "of", "sea", "a", "to"]
     words = SymbolTable((name, number) for number, name in enumerate(names))
-    lattice = made_up_lattice(words, 1)
+    lattice = made_up_lattice(words, 4)
     lm = read_lattices_arpa(arpa, [lattice], words)
     assert len(lm.log_prob) < len(read_arpa(arpa).log_prob)
     before, after = paths(lattice, words), paths(replace_lattice_scores(lattice, lm, words), words)
@@ -155,10 +164,48 @@ def test_lattice_command(arpa: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "weights are of --lm" in capsys.readouterr().err
 
 
+def with_unknown(arpa: Path, name: str) -> Path:
+    """The model with `sea` under the name of unknown words, so that sentences of it are known with other words too."""
+    path = arpa.with_name("unknown.arpa.gz")
+    path.write_bytes(gzip.compress(gzip.decompress(arpa.read_bytes()).replace(b"sea", name.encode())))
+    return path
+
+
+@pytest.mark.parametrize("name", ["<unk>", "<UNK>"])
+def test_words_that_the_model_lacks_are_its_unknown_word(
+    arpa: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = with_unknown(arpa, name)
+    texts = ["king of the zebra went up", "the gnu", "up to the king"]
+    write_nbest(tmp_path / "a.jsonl", [NBest("u1", [Hyp(text, -1.0, -1.0) for text in texts])])
+    command = ["rescore", "--nbest", str(tmp_path / "a.jsonl"), "--arpa", str(path), "--out", str(tmp_path / "b.jsonl")]
+    assert main(command) == 0
+    assert f", 2 words that --arpa lacks scored as {name}: " in capsys.readouterr().out
+    (nbest,) = read_nbest(tmp_path / "b.jsonl")
+    scores = {hyp.text: hyp.lm for hyp in nbest.hyps}
+    for text in texts:
+        known = text.replace("zebra", "sea").replace("gnu", "sea")
+        assert scores[text] == pytest.approx(brute_force(arpa, known), abs=1e-6)
+
+    words = SymbolTable(
+        (word, i) for i, word in enumerate(["<eps>", "the", "king", "went", "up", "of", "zebra", "a", "to"])
+    )
+    lattice = made_up_lattice(words, 5, "zebra")
+    lm = read_lattices_arpa(path, [lattice], words)
+    for number, ((text, _), cost) in enumerate(paths(replace_lattice_scores(lattice, lm, words), words).items()):
+        if number % 200 == 0:
+            assert cost == pytest.approx(-brute_force(arpa, text.replace("zebra", "sea")), abs=1e-6)
+
+
 def test_bad_input(arpa: Path, tmp_path: Path) -> None:
     lists = [NBest("u", [Hyp("the zebra", 0.0, 0.0)])]
-    with pytest.raises(BadInput, match="utterance 'u': word 'zebra' is not in the n-gram model"):
-        list(replace_ngram_scores(lists, read_needed_arpa(arpa, lists)))
+    with pytest.raises(
+        BadInput, match="utterance 'u': word 'zebra' is not in the n-gram model of 9 words, nor is <unk>"
+    ):
+        read_needed_arpa(arpa, lists)
+    lists = [NBest("u", [Hyp("THE ZEBRA king", 0.0, 0.0)])]
+    with pytest.raises(BadInput, match=r"2 of 3 words are not in the n-gram model, e.g. 'THE'.*case"):
+        read_needed_arpa(with_unknown(arpa, "<unk>"), lists)
     (tmp_path / "words").write_text("the king\n")
     with pytest.raises(BadInput, match=r"words: no .data. with the numbers of n-grams"):
         read_needed_arpa(tmp_path / "words", lists)
