@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,15 +36,23 @@ from mpq.io import (
     write_lattices,
     write_nbest,
     write_text,
+    write_yaml,
 )
 
+SPEED = "speed.yaml"
 PART = 40  # utterances that a process decodes at a time
 _MAX_FRAMES = 12_000  # padded frames of a batch of the acoustic model
+_FRAMES_PER_SECOND = 100
 
 
 @dataclass(frozen=True)
 class DecodeSummary:
-    """What was decoded: counts, word errors (best and oracle of the n-best lists), and its folder."""
+    """What was decoded: counts, word errors (best and oracle of the n-best lists), and how long the model took.
+
+    Attributes:
+        am_seconds: processor time of the acoustic model alone; on a GPU the time until its outputs were there.
+        audio_seconds: length of the speech.
+    """
 
     utts: int
     words: int
@@ -50,13 +60,39 @@ class DecodeSummary:
     oracle_errors: int
     hyps: int
     warnings: int
+    am_seconds: float
+    audio_seconds: float
+
+    @property
+    def am_rtf(self) -> float:
+        """Real time factor of the acoustic model: its time over that of the speech."""
+        return self.am_seconds / max(self.audio_seconds, 1 / _FRAMES_PER_SECOND)
 
     def __str__(self) -> str:
         wer, oracle = (100 * n / max(1, self.words) for n in (self.errors, self.oracle_errors))
         return (
             f"{self.utts} utterances, {self.hyps / max(1, self.utts):.0f} hypotheses each, WER {wer:.2f}, "
-            f"oracle {oracle:.2f}, {self.warnings} warnings"
+            f"oracle {oracle:.2f}, {self.warnings} warnings, acoustic model {self.am_rtf:.3g} of real time"
         )
+
+
+class Stopwatch:
+    """Adds up the time of what runs inside `with`.
+
+    Args:
+        on_gpu: the clock on the wall; else the processor time of this process, which waiting for other programs on the
+            machine does not count to.
+    """
+
+    def __init__(self, on_gpu: bool) -> None:
+        self._clock = time.perf_counter if on_gpu else time.process_time
+        self.seconds = 0.0
+
+    def __enter__(self) -> None:
+        self.seconds -= self._clock()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += self._clock()
 
 
 @dataclass(frozen=True)
@@ -88,7 +124,7 @@ def decode_set(
         model: ``forward(features (N, T, F), lengths (N,)) -> (log-probabilities (N, T', C), lengths (N,))``.
         features: what to decode; its texts are the references.
         decoder: the search.
-        out: folder for `nbest.jsonl.gz`, `lat.gz`, `hyp.txt` and `warnings.jsonl`.
+        out: folder for `nbest.jsonl.gz`, `lat.gz`, `hyp.txt`, `warnings.jsonl` and `speed.yaml`.
         key: everything that the result depends on; parts of a killed run with another key are not used.
         nj: number of processes; it does not change the result.
         lhuc: LHUC logits by speaker; None: the model is not adapted.
@@ -120,22 +156,28 @@ def _decode_part(begin: int) -> None:
     """Decode utterances ``begin`` to ``begin + PART - 1`` and write their files; the last one tells it is done."""
     (job,) = _jobs
     indexes = range(begin, min(begin + PART, len(job.features)))
-    results = dict(_decode_batches(job, indexes))
+    watch = Stopwatch(next(job.model.parameters()).is_cuda)
+    results = dict(_decode_batches(job, indexes, watch))
     decoded = [results[job.features.utts[index]] for index in indexes]
     write_nbest(_part(job.folder, begin, "nbest.jsonl"), (result.nbest for result in decoded))
     write_lattices(_part(job.folder, begin, "lat"), [r.lattice for r in decoded if r.lattice is not None])
     problems = [{"utt": r.nbest.utt, "problem": r.problem} for r in decoded if r.problem]
+    write_jsonl(_part(job.folder, begin, "speed"), [{"am_seconds": watch.seconds}])
     write_jsonl(_part(job.folder, begin, "done"), problems)
 
 
-def _decode_batches(job: _Job, indexes: Sequence[int]) -> Iterator[tuple[str, Decoded]]:
+def _decode_batches(job: _Job, indexes: Sequence[int], watch: Stopwatch) -> Iterator[tuple[str, Decoded]]:
     """Results by utterance."""
-    for utt, scores in score_frames(job.model, job.features, indexes, job.lhuc):
+    for utt, scores in score_frames(job.model, job.features, indexes, job.lhuc, watch):
         yield utt, job.decoder.decode(utt, scores)
 
 
 def score_frames(
-    model: nn.Module, features: FeatureSet, indexes: Sequence[int], lhuc: Mapping[str, Tensor] | None = None
+    model: nn.Module,
+    features: FeatureSet,
+    indexes: Sequence[int],
+    lhuc: Mapping[str, Tensor] | None = None,
+    watch: Stopwatch | None = None,
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Log-probabilities `(T', C)` of utterances; those of similar lengths go through the acoustic model together.
 
@@ -144,20 +186,22 @@ def score_frames(
         features: the set.
         indexes: of the utterances.
         lhuc: LHUC logits by speaker; None: the model is not adapted.
+        watch: takes the model's time.
     """
     by_length = sorted(indexes, key=lambda index: (-features.lengths[index], index))
     while by_length:
         size = max(1, _MAX_FRAMES // max(1, int(features.lengths[by_length[0]])))
         batch = features.batch(by_length[:size])
         by_length = by_length[size:]
-        with torch.inference_mode():
-            log_probs, lengths = run_batch(model, batch, lhuc)
-        for utt, scores, length in zip(batch.utts, log_probs.float().cpu(), lengths.tolist(), strict=True):
+        with torch.inference_mode(), watch or nullcontext():
+            outputs, lengths = run_batch(model, batch, lhuc)
+            log_probs = outputs.float().cpu()
+        for utt, scores, length in zip(batch.utts, log_probs, lengths.tolist(), strict=True):
             yield utt, scores[:length].numpy()
 
 
 def _merge(features: FeatureSet, folder: Path, begins: Sequence[int], out: Path) -> DecodeSummary:
-    """Join the parts in order, tell the warnings, and count errors against the texts of the manifest."""
+    """Join the parts in order, tell the warnings, and count errors against the texts of the manifest; and the time."""
 
     def nbests() -> Iterator[NBest]:
         for begin in begins:
@@ -181,5 +225,8 @@ def _merge(features: FeatureSet, folder: Path, begins: Sequence[int], out: Path)
     write_lattices(out / "lat.gz", lattices())
     write_text(out / "hyp.txt", best)
     write_jsonl(out / "warnings.jsonl", problems)
+    seconds = sum(row["am_seconds"] for begin in begins for _, row in read_jsonl(_part(folder, begin, "speed")))
+    audio = float(features.lengths.sum()) / _FRAMES_PER_SECOND
+    write_yaml(out / SPEED, {"am_seconds": round(seconds, 3), "audio_seconds": round(audio, 2)})
     write_nbest(out / "nbest.jsonl.gz", nbests())
-    return DecodeSummary(len(best), n_words, errors, oracle, n_hyps, len(problems))
+    return DecodeSummary(len(best), n_words, errors, oracle, n_hyps, len(problems), seconds, audio)

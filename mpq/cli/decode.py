@@ -2,7 +2,8 @@
 
 Reads   an acoustic model of `mpq train-am`, features of `mpq features`, the graph and n-gram model of `mpq lang`.
 Writes  OUT/nbest.jsonl.gz, OUT/lat.gz (Kaldi archive of CompactLattice), OUT/words.sha256 (which words.txt its numbers
-        are of), OUT/hyp.txt (the best hypotheses, Kaldi text), OUT/warnings.jsonl (utterances without a full result).
+        are of), OUT/hyp.txt (the best hypotheses, Kaldi text), OUT/warnings.jsonl (utterances without a full result),
+        OUT/speed.yaml (seconds of the acoustic model alone, of one processor core, and seconds of speech).
         A killed run continues where it stopped; the result does not depend on --nj.
         With --adapt lhuc, the result of a first pass in OUT/first-pass, and OUT/lhuc.safetensors: the LHUC logits of
         each speaker, adapted to what the first pass recognized, with which OUT is then decoded.

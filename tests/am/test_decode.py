@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from mpq.am import decode
-from mpq.am.decode import decode_set
+from mpq.am.decode import SPEED, decode_set
 from mpq.data.batches import Batch
 from mpq.fst.decoder import Decoded, Decoder, DecoderConfig
 from mpq.fst.graph import build_graph
-from mpq.io import read_lattices, read_nbest, read_symbols, read_text
+from mpq.io import read_lattices, read_nbest, read_symbols, read_text, read_yaml
 from mpq.lang.arpa import read_arpa
 from mpq.lang.lexicon import Lexicon
 from mpq.lang.ngram import train_ngram
@@ -74,7 +74,8 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """Its files, but for the one that no two runs have alike."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != SPEED}
 
 
 def test_files_hold_the_words_and_their_scores(decoder: Decoder, tmp_path: Path) -> None:
@@ -83,6 +84,9 @@ def test_files_hold_the_words_and_their_scores(decoder: Decoder, tmp_path: Path)
     assert set(contents(tmp_path)) == {"nbest.jsonl.gz", "lat.gz", "hyp.txt", "warnings.jsonl"}
     assert read_text(tmp_path / "hyp.txt") == dict(zip(features.utts, map(str.split, features.texts), strict=True))
     assert (summary.utts, summary.errors, summary.warnings) == (13, 0, 0)
+    audio = float(features.lengths.sum()) / 100
+    assert read_yaml(tmp_path / SPEED) == {"am_seconds": round(summary.am_seconds, 3), "audio_seconds": round(audio, 2)}
+    assert summary.am_rtf == summary.am_seconds / audio > 0
     nbests = list(read_nbest(tmp_path / "nbest.jsonl.gz"))
     assert [nbest.utt for nbest in nbests] == features.utts
     assert sum(len(nbest.hyps) for nbest in nbests) == summary.hyps > 26
