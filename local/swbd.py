@@ -2,7 +2,7 @@
 
 What lies in the folders is found by content, however they are named and nested: LDC97S62 (``sw0NNNN.sph``),
 swb_ms98_transcriptions (``sw-ms98-dict.text`` and ``*-ms98-a-trans.text``), its documentation with the callers
-(``call_con_tab.csv`` or ``conv.tab``), LDC2002S09 and LDC2002T43 (Hub5'00), LDC2007S10 (RT03), LDC2004T19 and
+(``call_con_tab.csv`` or ``conv_tab.csv``), LDC2002S09 and LDC2002T43 (Hub5'00), LDC2007S10 (RT03), LDC2004T19 and
 LDC2005T19 (Fisher).
 
 Every SPHERE file becomes a FLAC file of two channels. The split is Kaldi's: the first 4,000 utterances are dev, no

@@ -102,7 +102,9 @@ def find_parts(folders: Sequence[Path], checks: Checks) -> Parts:
     )
     checks.missing("parts (Fisher: LDC2004T19, LDC2005T19)", [] if fisher else ["data/trans/NNN/fe_03_NNNNN.txt"])
     if not callers:
-        checks.warn("no table of callers (call_con_tab.csv or conv.tab): each side of a conversation is a speaker")
+        checks.warn(
+            "no table of callers (call_con_tab.csv, conv_tab.csv or conv.tab): each side of a conversation is a speaker"
+        )
     by_name = [fisher[name] for name in sorted(fisher)]
     ordered = {key: transcripts[key] for key in sorted(transcripts)}
     return Parts(audio, ordered, dictionary, callers[0] if callers else None, tests, by_name)
@@ -128,7 +130,12 @@ def _rt03(spheres: Iterable[Path], stms: Sequence[Path], named: Mapping[str, Pat
 
 
 def read_speakers(path: Path, checks: Checks) -> dict[str, str]:
-    """Callers by side, of ``call_con_tab`` (conversation, side, caller) or ``conv.tab`` (conversation, topic, A, B).
+    """Callers by side, of either table of LDC97S62's documentation.
+
+    ``call_con_tab.csv`` has a line for each side: conversation, "A" or "B", caller, telephone, length, topic, remarks,
+    active (so read by coquery's installer). ``conv_tab.csv``, which Kaldi's recipe wants renamed to ``conv.tab``, has one
+    for each conversation: its number, active, caller of A, caller of B, topic, ... (`swbd1_fix_speakerid.pl` of Kaldi's
+    egs/swbd/s5c takes the same two).
 
     Returns:
         Speakers such as ``swbd1032`` by side such as ``sw02001-A``.
@@ -144,6 +151,6 @@ def read_speakers(path: Path, checks: Checks) -> dict[str, str]:
             speakers.update({f"sw0{fields[0]}-{side}": f"swbd{caller}" for side, caller in pairs if caller.isdigit()})
     if not speakers:
         checks.problem(
-            f"{path}: no callers; expected 'conversation,side,caller,...' or 'conversation,topic,caller,caller'"
+            f"{path}: no callers; expected 'conversation,side,caller,...' or 'conversation,active,caller,caller,...'"
         )
     return speakers

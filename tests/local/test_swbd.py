@@ -202,7 +202,12 @@ def test_folders_that_overlap_or_lead_in_a_circle(tmp_path: Path) -> None:
 
 def test_callers_of_both_tables(tmp_path: Path) -> None:
     table = tmp_path / "conv.tab"
-    for text in ('2001,"A",1032,x\n2001,"B",1074,x\n', "2001, 301, 1032, 1074, 920302\n"):
+    sides = '2001, "A", 1032, "X", 10, 303, "", "Y"\n2001, "B", 1074, "X", 10, 303, "", "Y"\n'
+    for text in (
+        sides,
+        "2001,Y,1032,1074,303,0,910304,1218,1222, ,\n",
+        "conversation,active\n2001, Y, 1032, 1074, 303\n",
+    ):
         table.write_text(text)
         assert read_speakers(table, Checks()) == {"sw02001-A": "swbd1032", "sw02001-B": "swbd1074"}
     table.write_text("nothing\n")
