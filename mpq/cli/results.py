@@ -2,13 +2,17 @@
 
 Reads   EXP/data/SET/text (references), EXP/decode/SET/nbest.jsonl.gz (for the oracle), and for every folder
         EXP/rescore/SYSTEM its hyp-SET.txt and the model EXP/{lm,am,quant}/SYSTEM/model.mpq; the folder without a
-        model is the first pass. With --rows that name acoustic models alone there is none, and no oracle.
-        With --systems DIR, rescore/, lm/, am/ and quant/ of DIR are looked at before those of EXP.
+        model is the first pass. With --rows whose systems all have an acoustic model there is none, and no oracle.
+        With --systems DIR, rescore/, lm/, am/ and quant/ of DIR are looked at before those of EXP. How fast an acoustic
+        model was is read from decode/SYSTEM/SET/speed.yaml beside its am/ or quant/ (column AM RTF: its time over that
+        of the speech).
 Writes  EXP/results.jsonl (DIR/results.jsonl), one record for each system and set; `mpq report` makes table, plot and
         page of it.
 
 --rows FILE names the systems of the table, in its order, a JSON line each: {"system": "lstm-kl-2", "seed": 1,
-"columns": {"Train min": 2.5}}; seed and columns may be left out.
+"columns": {"Train min": 2.5}}; seed and columns may be left out. A system of several models, one acoustic and one of
+language, has "models": [FILE, ...], relative to EXP: its bytes, bits and ratio are those of all together, and it
+is compared with the system of the same architectures whose models are all float.
 
 Examples:
   mpq results exp --seed 0
@@ -19,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,31 +41,40 @@ TRAINING = {"ste": "STE", "admm": "ADMM", "none": "only rounded"}
 
 @dataclass
 class System:
-    """One row of the table to be: hypotheses, and the model behind them (none: the first pass of language models)."""
+    """One row of the table to be: hypotheses, and the models behind them (none: the first pass of language models)."""
 
     name: str
     hyps: dict[str, Texts]
-    model: ModelFile | None
+    models: list[ModelFile]
     seconds: float | None
     notes: dict[str, Any]
 
     @property
     def family(self) -> str | None:
-        """Architecture of the model."""
-        return self.model.arch if self.model else None
+        """Architectures of the models."""
+        return "+".join(model.arch for model in self.models) or None
 
     @property
     def line(self) -> str | None:
-        """How it was compressed, its line of the plot: what chose the bits (where they differ), how it was trained."""
-        if self.model is None or _bits(self.model) == FLOAT_BITS:
-            return None
-        plan, train = self.model.plan, str(self.model.extra.get("train"))
-        by_row = any(not isinstance(bits, int) for bits in plan.bits.values())
-        trained = TRAINING.get(train, train)
-        if plan.method == "uniform":
-            return trained
-        chosen = METHODS.get(plan.method, plan.method) + (" by row" if by_row else "")
-        return chosen if train == "ste" else f"{chosen}, {trained}"
+        """How it was compressed, its line of the plot."""
+        return " + ".join(line for model in self.models if (line := _line(model))) or None
+
+    @property
+    def bits(self) -> float:
+        """Mean bits of a quantizable weight."""
+        sizes = [sum(map(prod, model.shapes.values())) for model in self.models]
+        total = sum(model.plan.average_bits(model.shapes) * n for model, n in zip(self.models, sizes, strict=True))
+        return total / sum(sizes) if self.models else FLOAT_BITS
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all files."""
+        return sum(model.n_bytes for model in self.models)
+
+    @property
+    def perplexity(self) -> float | None:
+        """Of the language model."""
+        return next((model.extra["perplexity"] for model in self.models if "perplexity" in model.extra), None)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -84,7 +98,7 @@ def run(args: Namespace) -> None:
     refs = {name: read_text(exp / "data" / name / "text") for name in sets}
     git = {"git": _git_id()}
     systems = _systems(exp, out, sets, _rows(args.rows), {"seed": args.seed, **git}, args.ngram)
-    first = next((system for system in systems if system.model is None and system.name != args.ngram), None)
+    first = next((system for system in systems if not system.models and system.name != args.ngram), None)
     records = [record for name in sets for record in _records(exp, name, refs[name], systems, first, git)]
     write_results(out / "results.jsonl", records)
     best = min((r for r in records if r.set == sets[-1] and r.role != "oracle"), key=lambda r: r.wer)
@@ -100,12 +114,11 @@ def _rows(path: str | None) -> dict[str, dict[str, Any]]:
 
     rows = {}
     for number, row in read_jsonl(path) if path else ():
-        name, unknown = row.pop("system", None), row.keys() - {"seed", "columns"}
+        name, unknown = row.pop("system", None), row.keys() - {"seed", "columns", "models"}
         if not isinstance(name, str) or name in rows or unknown:
             wrong = f"unknown key {min(unknown)!r}" if unknown else f"system {name!r}"
-            raise BadInput(
-                f'{path}:{number}: {wrong}; expected {{"system": NAME, "seed": N, "columns": {{...}}}}, once'
-            )
+            form = '{"system": NAME, "seed": N, "columns": {...}, "models": [FILE, ...]}'
+            raise BadInput(f"{path}:{number}: {wrong}; expected {form}, once")
         rows[name] = {"extra" if key == "columns" else key: value for key, value in row.items()}
     return rows
 
@@ -123,20 +136,45 @@ def _systems(
         folder = next(
             (path for root in (out, exp) if (path := root / "rescore" / name).is_dir()), out / "rescore" / name
         )
-        places = [root / kind for root in (out, exp) for kind in ("lm", "am", "quant")]
-        models = [path for place in places if (path := place / name / "model.mpq").exists()]
-        model = read_model_file(models[0]) if models else None
+        row = dict(rows.get(name, {}))
+        places = [root / kind / name / "model.mpq" for root in (out, exp) for kind in ("lm", "am", "quant")]
+        paths = [exp / file for file in row.pop("models", [])] or [path for path in places if path.exists()][:1]
         hyps: dict[str, Texts] = {set_name: read_text(folder / f"hyp-{set_name}.txt") for set_name in sets}
         seconds = read_yaml(folder / "weights.yaml").get("seconds")
-        systems.append(System(name, hyps, model, seconds, notes | rows.get(name, {})))
-    acoustic = all(system.model and system.model.arch in CONFIGS for system in systems)
-    if not acoustic and sum(system.model is None and system.name != ngram for system in systems) != 1:
+        systems.append(System(name, hyps, [read_model_file(path) for path in paths], seconds, notes | row))
+        if (rtf := _rtf(paths, sets)) is not None and "extra" in row:
+            systems[-1].notes["extra"] = row["extra"] | {"AM RTF": rtf}
+    acoustic = all(any(model.arch in CONFIGS for model in system.models) for system in systems)
+    if not acoustic and sum(not system.models and system.name != ngram for system in systems) != 1:
         raise BadInput(f"{out / 'rescore'}: expected one system without a model, the first pass; run stage 9 again")
-    return systems if rows else sorted(systems, key=lambda s: (s.family or "", -_bits(s.model), s.name))
+    return systems if rows else sorted(systems, key=lambda s: (s.family or "", -s.bits, s.name))
 
 
-def _bits(model: ModelFile | None) -> float:
-    return model.plan.average_bits(model.shapes) if model else FLOAT_BITS
+def _rtf(models: list[Path], sets: list[str]) -> float | None:
+    """Real time factor of the acoustic model over all sets, where all have been decoded and timed."""
+    from mpq.am.decode import SPEED
+    from mpq.io import read_yaml
+
+    for model in models:
+        files = [model.parent.parent.parent / "decode" / model.parent.name / name / SPEED for name in sets]
+        if all(file.exists() for file in files):
+            speeds = [read_yaml(file) for file in files]
+            seconds, audio = (sum(speed[key] for speed in speeds) for key in ("am_seconds", "audio_seconds"))
+            return round(seconds / audio, 5)
+    return None
+
+
+def _line(model: ModelFile) -> str | None:
+    """How a model was compressed: what chose the bits (where they differ), how it was trained."""
+    plan, train = model.plan, str(model.extra.get("train"))
+    if plan.average_bits(model.shapes) == FLOAT_BITS:
+        return None
+    by_row = any(not isinstance(bits, int) for bits in plan.bits.values())
+    trained = TRAINING.get(train, train)
+    if plan.method == "uniform":
+        return trained
+    chosen = METHODS.get(plan.method, plan.method) + (" by row" if by_row else "")
+    return chosen if train == "ste" else f"{chosen}, {trained}"
 
 
 def _records(
@@ -147,7 +185,7 @@ def _records(
     from mpq.rescore import oracle
     from mpq.score.records import ORACLE, ResultRecord
 
-    floats = {s.family: s for s in systems if s.model and _bits(s.model) == FLOAT_BITS}
+    floats = {s.family: s for s in systems if s.models and s.bits == FLOAT_BITS}
     if first:
         yield _record(first, set_name, ref, None, None)
         best = oracle(read_nbest(exp / "decode" / set_name / "nbest.jsonl.gz"), ref)
@@ -167,25 +205,26 @@ def _record(
     from mpq.score import mapsswe
     from mpq.score.records import FIRST_PASS, RESCORED
 
-    hyp, model = system.hyps[set_name], system.model
+    hyp = system.hyps[set_name]
     p_first: dict[str, Any] = {"p_first_pass": mapsswe(ref, hyp, first.hyps[set_name]).p} if first else {}
-    if model is None:
+    if not system.models:
         role = RESCORED if first else FIRST_PASS
         return _score(system.name, set_name, ref, hyp, role=role, **p_first, **system.notes)
     costs: dict[str, Any] = {
         "family": system.family,
         "line": system.line,
-        "bits": round(_bits(model), 4),
-        "bytes": model.n_bytes,
-        "perplexity": model.extra.get("perplexity"),
+        "bits": round(system.bits, 4),
+        "bytes": system.n_bytes,
+        "perplexity": system.perplexity,
         "seconds": system.seconds,
-        "config_hash": hash_config({"config": model.config, "plan": model.plan.to_dict()}),
+        "config_hash": hash_config([{"config": m.config, "plan": m.plan.to_dict()} for m in system.models]),
     }
     notes = dict(system.notes)
     if "extra" in notes:
-        notes["extra"] = {"Stored bits": round(describe(model)["bits_per_parameter"], 3)} | notes["extra"]
-    if float_system and float_system.model:
-        costs["ratio"] = round(float_system.model.n_bytes / model.n_bytes, 3)
+        n_parameters = sum(describe(model)["parameters"] for model in system.models)
+        notes["extra"] = {"Stored bits": round(8 * system.n_bytes / n_parameters, 3)} | notes["extra"]
+    if float_system:
+        costs["ratio"] = round(float_system.n_bytes / system.n_bytes, 3)
         if float_system is not system:
             costs["p_float32"] = mapsswe(ref, hyp, float_system.hyps[set_name]).p
     return _score(system.name, set_name, ref, hyp, role=RESCORED, **costs, **p_first, **notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -100,7 +101,10 @@ def test_acoustic_models_need_no_first_pass(exp: Path, capsys: pytest.CaptureFix
         for set_name in ("dev", "test"):
             write_text(out / "rescore" / system / f"hyp-{set_name}.txt", HYPS[like])
         write_yaml(out / "rescore" / system / "weights.yaml", {"ngram_weight": 1.0})
-    (exp / "rows.jsonl").write_text('{"system": "tdnn"}\n{"system": "tdnn-4"}\n')
+    (exp / "rows.jsonl").write_text('{"system": "tdnn"}\n{"system": "tdnn-4", "columns": {"Train min": 2}}\n')
+    for set_name, seconds in (("dev", 0.5), ("test", 1.0)):
+        speed = {"am_seconds": seconds, "audio_seconds": 50.0}
+        write_yaml(out / "decode/tdnn-4" / set_name / "speed.yaml", speed)
     command = ["results", str(exp), "--systems", str(out), "--rows", str(exp / "rows.jsonl")]
     assert main(command) == 0
     records = {(r.system, r.set): r for r in read_results(out / "results.jsonl")}
@@ -108,6 +112,43 @@ def test_acoustic_models_need_no_first_pass(exp: Path, capsys: pytest.CaptureFix
     low = records["tdnn-4", "test"]
     assert (low.family, low.line, low.bits, low.p_first_pass) == ("tdnn", "STE", 4.0, None)
     assert low.p_float32 == mapsswe(REF, HYPS["first-pass"], HYPS["lstm"]).p
+    assert low.extra == {"Stored bits": low.extra["Stored bits"], "Train min": 2, "AM RTF": 0.015}
     (exp / "rows.jsonl").write_text('{"system": "tdnn"}\n{"system": "lstm"}\n')
     assert main(command) == 2
     assert "expected one system without a model, the first pass" in capsys.readouterr().err
+
+
+def test_a_system_of_two_models(exp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, rows = exp / "table-both", exp / "rows.jsonl"
+    model = make_am(TdnnConfig(feature_dim=8, channels=(2, 2), hidden=16), 3)
+    save_am(exp / "am/tdnn/model.mpq", model, ["A", "B"])
+    plan = uniform_plan(model, 4)
+    save_am(exp / "quant/tdnn-4/model.mpq", quantize_model(model, plan), ["A", "B"], {"train": "ste"}, plan)
+    systems = {
+        "float": ["am/tdnn", "lm/lstm"],
+        "both": ["quant/tdnn-4", "quant/lstm-2bit"],
+        "lm": ["am/tdnn", "quant/lstm-2bit"],
+    }
+    lines = []
+    for (system, names), like in zip(systems.items(), HYPS, strict=True):
+        for set_name in ("dev", "test"):
+            write_text(out / "rescore" / system / f"hyp-{set_name}.txt", HYPS[like])
+        write_yaml(out / "rescore" / system / "weights.yaml", {"ngram_weight": 1.0})
+        models = [f"{name}/model.mpq" for name in names]
+        lines.append(json.dumps({"system": system, "columns": {}, "models": models}))
+    rows.write_text("\n".join(lines) + "\n")
+    command = ["results", str(exp), "--systems", str(out), "--rows", str(rows)]
+    assert main(command) == 0
+    records = {r.system: r for r in read_results(out / "results.jsonl") if r.set == "test"}
+    n_bytes = {s: sum((exp / name / "model.mpq").stat().st_size for name in names) for s, names in systems.items()}
+    assert {name: record.bytes for name, record in records.items()} == n_bytes
+    both = records["both"]
+    assert (both.family, both.perplexity, both.line) == ("tdnn+lstm", 4.75, "STE + only rounded")
+    assert both.ratio == pytest.approx(n_bytes["float"] / n_bytes["both"], abs=1e-3)
+    assert both.p_float32 == mapsswe(REF, HYPS["lstm"], HYPS["first-pass"]).p and records["float"].p_float32 is None
+    assert both.bits is not None and records["lm"].bits is not None and 2 < both.bits < 4 < records["lm"].bits < 32
+    assert verdict(both, list(records.values())) == "better than float32"
+
+    rows.write_text(lines[0].replace("am/tdnn", "am/none"))
+    assert main(command) == 2
+    assert "am/none/model.mpq: no such file" in capsys.readouterr().err
