@@ -17,9 +17,11 @@ source "$stage_root/utils/tables.sh"
 source "$recipe_dir/table_lm.sh"
 # shellcheck source=egs/mini/table_am.sh
 source "$recipe_dir/table_am.sh"
+# shellcheck source=egs/mini/table_both.sh
+source "$recipe_dir/table_both.sh"
 
 table=none rows=""
-option table "none|lm|conformer" "instead of the usual systems every method of compression, of language models or of a Conformer (in table-lm/, table-conformer/; some hours)"
+option table "none|lm|conformer|both" "instead of the usual systems every method of compression, of language models, of a Conformer, or some of both together (in table-lm/, table-conformer/, table-both/; some hours)"
 option rows text "rows of the table, by shell patterns with commas between them; 'list' names them (default: all)"
 recipe "$@"
 # shellcheck disable=SC2154  # set by stage.sh
@@ -56,6 +58,16 @@ if [ "$table" = conformer ]; then
   if stage 8; then train_am_rows; fi
   if stage 9; then decode_am_rows; fi
   if stage 10; then report_rows "$out" conf/table_conformer.yaml conformer list_am_rows; fi
+  finish
+  exit
+fi
+if [ "$table" = both ]; then
+  if stage 4; then for_parts conformer train_table_am; fi
+  if stage 6; then train_both_lms; fi
+  if stage 7; then for_parts conformer search_am_bits; for_parts lm search_table_bits; fi
+  if stage 8; then for_parts conformer train_am_rows; for_parts lm train_table_rows; fi
+  if stage 9; then rescore_both_rows; fi
+  if stage 10; then report_rows "$out" conf/table_both.yaml both list_both_rows; fi
   finish
   exit
 fi
