@@ -1,4 +1,4 @@
-"""`./run.sh mini --table lm|conformer`: choice of rows, a small table, its resumption and the time that a row took."""
+"""`./run.sh mini --table lm|conformer|both`: choice of rows, a small table, its resumption, the time that a row took."""
 
 from __future__ import annotations
 
@@ -54,12 +54,25 @@ def test_commands_of_the_conformers_rows(tmp_path: Path) -> None:
     assert sum("mpq decode" in line for line in lines) == 4 * 2
 
 
+def test_commands_of_both_ends(tmp_path: Path) -> None:
+    rows = "conformer+lstm,conformer-w3a8+lstm-kl-node-18x,conformer-kl-w3a8+lstm-kl-node-18x"
+    options = ["--table", "both", "--rows", rows, "--dry-run", "--stage", "4", f"--exp-dir={tmp_path / 'exp'}"]
+    command = ["bash", str(ROOT / "run.sh"), "mini", *options]
+    lines = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout.splitlines()
+    assert sum("mpq train-am" in line for line in lines) == sum("mpq train-lm" in line for line in lines) == 1
+    quantized = {line.rpartition("/quant/")[2].split("/")[0] for line in lines if "mpq quantize" in line}
+    assert quantized == {"conformer-w3a8", "conformer-kl-w3a8", "lstm-kl-node-18x"}
+    rescored = [line for line in lines if "mpq rescore" in line and "table-both/rescore/conformer-w3a8+" in line]
+    assert len(rescored) == 1 and "table-conformer/decode/conformer-w3a8/test/nbest.jsonl.gz" in rescored[0]
+    assert "--lm" in rescored[0] and "table-lm/quant/lstm-kl-node-18x/model.mpq" in rescored[0]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--rows", "lstm"], "--rows is for --table; give both or neither"),
         (["--rows", "list"], "--rows is for --table; give both or neither"),
-        (["--table", "ml"], "--table 'ml': expected one of none, lm, conformer"),
+        (["--table", "ml"], "--table 'ml': expected one of none, lm, conformer, both"),
         (
             ["--table", "lm", "--rows", "lstm,lstm-lk-2"],
             "--rows: no row fits 'lstm-lk-2'; did you mean 'lstm-kl-2'?; --rows list names them",
