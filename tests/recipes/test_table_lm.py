@@ -1,4 +1,4 @@
-"""`./run.sh mini --table lm|conformer|both`: choice of rows, a small table, its resumption, the time that a row took."""
+"""`./run.sh mini --table lm|conformer|both`: choice of rows, a small table, its resumption, and what a row took."""
 
 from __future__ import annotations
 
