@@ -5,7 +5,8 @@ in one batch, float32, cross entropy over all of it; once by torch's own linear 
 once by ours, which take oneDNN (`peer_onednn`; see peers.py). Each line holds the times, their ratios, the units that
 the model reads with and without the tree (and padding), and the largest difference of a score from the same model's
 padded ones. With --exp, models and lists are a recipe's, and `wer` is that of the lists reranked with the weights
-that the recipe tuned for the model (`peer_wer`: for the float model), the same for every way.
+that the recipe tuned for the model (`peer_wer`: for the float model), the same for every way. With two threads ours are
+two processes, as in `mpq rescore`, once there are lists enough (80 of mini's) to be worth starting them.
 
     python benchmarks/rescore.py                                # made-up lists and models, 10- to 1000-best
     python benchmarks/rescore.py --exp egs/mini/exp             # 60 of its 100-best lists; --utts 0: all of them
@@ -31,12 +32,14 @@ from peers import as_torch_has_it
 from timing import medians
 
 from mpq.data.lmtext import pad_sentences
+from mpq.data.parallel import map_processes
 from mpq.io import NBest, read_nbest, read_text, split_words
 from mpq.lm import LanguageModel, LmConfig, build_lm, load_lm
 from mpq.quant import freeze, quantize_model, uniform_plan
 from mpq.rescore import Budget, Weights, best_texts, rerank
 from mpq.rescore.forest import Forest, Paths, prefix_forest
 from mpq.rescore.history import merged_forest
+from mpq.rescore.scoring import share_out
 from mpq.rescore.tree import BATCH_MB, score_edges
 from mpq.score import wer
 
@@ -96,33 +99,45 @@ class Way:
     bits: int
     name: str
     model: LanguageModel
-    make: Callable[[], tuple[Forest, Paths]]
+    make: Callable[[slice], tuple[Forest, Paths]]
 
-    def score(self, budget: Budget) -> np.ndarray:
-        """Scores of all hypotheses, the making of the forest included."""
-        forest, paths = self.make()
+    def score(self, n_words: Sequence[int], budget: Budget) -> np.ndarray:
+        """Scores of all hypotheses, the making of the forest included, as `mpq rescore` gets them."""
+        shares = share_out(n_words, budget, self.model.device)
+        scores = map_processes(partial(self.score_some, shares.budget), shares.spans, shares.budget.n_processes)
+        return np.concatenate(list(scores))
+
+    def score_some(self, budget: Budget, span: slice) -> np.ndarray:
+        """Those of some utterances."""
+        forest, paths = self.make(span)
         return paths.total(score_edges(self.model, forest, budget))
 
 
 def ways(case: Case, order: int) -> Iterator[Way]:
     """Exact, and with histories of words merged at an n-gram order, for each model."""
     roots = [[BOS]] * len(case.units)
+
+    def exact(span: slice) -> tuple[Forest, Paths]:
+        return prefix_forest(case.units[span], EOS, roots[span])
+
+    def merged(span: slice) -> tuple[Forest, Paths]:
+        return merged_forest(case.words[span], case.encode, EOS, roots[span], order)
+
     for bits, model in case.models.items():
-        yield Way(bits, "exact", model, partial(prefix_forest, case.units, EOS, roots))
-        yield Way(
-            bits, f"merged at order {order}", model, partial(merged_forest, case.words, case.encode, EOS, roots, order)
-        )
+        yield Way(bits, "exact", model, exact)
+        yield Way(bits, f"merged at order {order}", model, merged)
 
 
 def measure(case: Case, args: argparse.Namespace) -> Iterator[dict[str, object]]:
     """One line for each number of threads, precision and way; the peer is float32."""
     lists, budget = case.units, Budget.of_mb(args.batch_mb)
+    n_words = [sum(map(len, hyps)) for hyps in case.words]
     expected = {bits: padded(model, lists) for bits, model in case.models.items()}
     compared = list(ways(case, args.merge_order))
     for threads in args.threads:
         torch.set_num_threads(threads)
         peers = [partial(padded, model, lists) for model in (as_torch_has_it(case.models[32]), case.models[32])]
-        works = [*peers, *(partial(way.score, budget) for way in compared)]
+        works = [*peers, *(partial(way.score, n_words, budget) for way in compared)]
         # scoring for `expected` has filled the caches
         (peer, _), (onednn, _), *ours = medians(works, args.repeats, warm=False)
         for way, (seconds, scores) in zip(compared, ours, strict=True):
@@ -134,7 +149,7 @@ def measure(case: Case, args: argparse.Namespace) -> Iterator[dict[str, object]]
                 "utts": len(lists), "n_best": max(map(len, lists)), "threads": threads,
                 "seconds": round(seconds, 3), "peer_seconds": round(peer, 3), "speedup": round(peer / seconds, 2),
                 "peer_onednn_seconds": round(onednn, 3), "speedup_onednn": round(onednn / seconds, 2),
-                **rates, "units": len(way.make()[0]),
+                **rates, "units": len(way.make(slice(None))[0]),
                 "units_unpadded": sum(len(hyp) + 1 for hyps in lists for hyp in hyps),
                 "units_peer": sum(len(hyps) * (max(map(len, hyps)) + 1) for hyps in lists),
                 "max_difference": float(f"{np.abs(scores - expected[way.bits]).max():.2g}"),

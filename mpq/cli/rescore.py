@@ -69,7 +69,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=str, nargs="+", metavar="FILE", help="write the result; ends in /: Kaldi folder")
     parser.add_argument("--hyp-out", type=str, nargs="+", metavar="FILE", help="write the best hypotheses, Kaldi text")
     parser.add_argument(
-        "--batch-mb", type=float, default=32.0, help="memory for the model's activations, never exceeded"
+        "--batch-mb", type=float, default=64.0, help="memory for the model's activations, never exceeded"
     )
     parser.add_argument("--merge-order", type=int, metavar="N", help="merge histories (lists: exact; lattices: 4)")
     parser.add_argument("--beam", type=float, help="leave out arcs of lattices that are worse than the best by more")

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing.connection import wait
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,8 +25,8 @@ def map_processes(function: Callable[[Item], Result], items: Sequence[Item], nj:
     end with this process, however it ends.
 
     Args:
-        function: a function of a module (it is pickled), whose results must not depend on `nj`.
-        items: what to work on; each should be worth at least some 50 ms.
+        function: what the workers inherit, with all that it refers to; its results must not depend on `nj`.
+        items: what to work on (they are pickled, as the results are); each should be worth at least some 50 ms.
         nj: number of processes, at least 1.
 
     Raises:
@@ -37,11 +37,12 @@ def map_processes(function: Callable[[Item], Result], items: Sequence[Item], nj:
     if nj == 1 or len(items) < 2:
         return map(function, items)
     context = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(min(nj, len(items)), mp_context=context, initializer=_start_worker)
-    return _results(pool, [pool.submit(function, item) for item in items])
+    n_workers = min(nj, len(items))
+    pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=_start_worker, initargs=(function,))
+    return _results(pool, [pool.submit(_work, item) for item in items])
 
 
-def _results(pool: ProcessPoolExecutor, futures: list[Future[Result]]) -> Iterator[Result]:
+def _results(pool: ProcessPoolExecutor, futures: list[Future[Any]]) -> Iterator[Any]:
     with pool:
         try:
             for future in futures:
@@ -50,8 +51,16 @@ def _results(pool: ProcessPoolExecutor, futures: list[Future[Result]]) -> Iterat
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _start_worker() -> None:
+_inherited: dict[str, Callable[..., object]] = {}  # by a worker
+
+
+def _work(item: object) -> object:
+    return _inherited["function"](item)
+
+
+def _start_worker(function: Callable[..., object]) -> None:
     """Makes a worker use one core, leave Ctrl-C to the parent, and end when the parent is gone."""
+    _inherited["function"] = function
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if "torch" in sys.modules:

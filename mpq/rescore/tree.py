@@ -22,7 +22,7 @@ from mpq.rescore.attention import QUERIES, transformer_hidden
 from mpq.rescore.forest import Forest
 from mpq.rescore.steps import ROWS, LstmState, lstm_hidden
 
-BATCH_MB = 32.0
+BATCH_MB = 64.0
 MB = 1 << 20
 LOGITS = 1 << 18  # logits at once: more would leave the processor's cache
 
@@ -33,9 +33,11 @@ class Budget:
 
     Attributes:
         n_bytes: never exceeded by the tensors of a batch.
+        n_processes: that share it evenly.
     """
 
     n_bytes: int = int(BATCH_MB * MB)
+    n_processes: int = 1
 
     @classmethod
     def of_mb(cls, mb: float) -> Budget:
@@ -117,10 +119,10 @@ class _Sizes(NamedTuple):
 def _fit(model: LanguageModel, forest: Forest, budget: Budget) -> _Sizes:
     """The largest sizes within the budget, by upper bounds of what the tensors of a node take."""
     config, n_units = model.config, model.output.out_features
-    steps = 0
+    n_bytes, steps = budget.n_bytes // budget.n_processes, 0
     if isinstance(model, LstmLm):
         per_step = 4 * config.dim * 26
-        steps = max(1, min(ROWS, budget.n_bytes // 4 // per_step))
+        steps = max(1, min(ROWS, n_bytes // 4 // per_step))
         per_node = 4 * config.dim * (6 + 4 * config.layers)
         fixed = steps * per_step
     else:
@@ -131,11 +133,12 @@ def _fit(model: LanguageModel, forest: Forest, budget: Budget) -> _Sizes:
     per_row = 4 * (4 * n_units + 4 * config.dim)
     fixed = max(fixed, per_row)
     needed = (forest.height + 1) * per_node + fixed
-    if budget.n_bytes < needed:
+    if n_bytes < needed:
+        shared = f" for {budget.n_processes} processes" if budget.n_processes > 1 else ""
         raise BadInput(
-            f"--batch-mb {budget.n_bytes / MB:.3g}: too little for a hypothesis of {forest.height} units; "
-            f"give at least {math.ceil(100 * needed / MB) / 100:g}"
+            f"--batch-mb {budget.n_bytes / MB:.3g}{shared}: too little for a hypothesis of {forest.height} units; "
+            f"give at least {math.ceil(100 * needed * budget.n_processes / MB) / 100:g}"
         )
-    nodes = (budget.n_bytes - fixed) // per_node
-    rows = (budget.n_bytes - nodes * 4 * config.dim) // per_row
+    nodes = (n_bytes - fixed) // per_node
+    rows = (n_bytes - nodes * 4 * config.dim) // per_row
     return _Sizes(nodes, steps, max(1, min(rows, LOGITS // n_units)))

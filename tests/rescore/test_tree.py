@@ -17,6 +17,7 @@ from mpq.lm import LanguageModel
 from mpq.quant import freeze, quantize_model, uniform_plan
 from mpq.rescore import Budget, Scoring, add_lm_scores
 from mpq.rescore.forest import prefix_forest
+from mpq.rescore.scoring import share_out
 from mpq.rescore.tree import score_edges
 
 from .conftest import WORDS, alone, made_up_list, make_lm
@@ -168,3 +169,16 @@ def test_a_model_that_gives_nan(arch: str, units: Tokenizer) -> None:
 def test_an_empty_list(any_lm: LanguageModel, units: Tokenizer) -> None:
     with pytest.raises(BadInput, match="utterance 'u': the n-best list is empty"):
         scored(any_lm, units, [NBest("u", [])])
+
+
+def test_processes_share_the_lists(arch: str, units: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_lm(arch, 2, len(units))
+    nbests = [*ODD, *(made_up_list(f"u{i}", 20, 8, seed=i) for i in range(9))]
+    expected = scored(model, units, nbests)
+    monkeypatch.setattr("mpq.rescore.scoring.PROCESS_WORDS", 100)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    shares = share_out([len(nbest.hyps) * 8 for nbest in nbests], Budget(), model.device)
+    assert shares.budget.n_processes == 2 and 4 <= len(shares.spans) < len(nbests)
+    assert scored(model, units, nbests) == expected
+    with pytest.raises(BadInput, match=r"--batch-mb 32 for 2 processes: too little .* give at least \d+"):
+        scored(model, units, [NBest("huge", [Hyp("w1 " * 20_000, 0.0, 0.0)]), *nbests], budget=Budget.of_mb(32))
