@@ -9,12 +9,14 @@
 #   systems          their quantized versions, LM-NBITbit or LM-NBITbit-rounded (rounded, not trained): (lstm-2bit ...)
 #   am_conf          the acoustic model's configuration: conf/am.yaml
 #   first_pass       the folder of the n-best lists that are rescored: EXP/decode
+#   features         where the acoustic models' features lie: EXP/features
 #   ngram            name of a larger n-gram model that rescores the lists first, as EXP/data/lm/NAME.arpa.gz: (4-gram)
+#   model_options    further options of training the float acoustic model
 #   small_am small_ivector small_lm small_dim    further options of training where --smoke is given
 # and of its user, where it calls am_options: speeds, acoustic_units, ivectors, lhuc
 
-sets=(dev test) lms=(lstm transformer) systems=() am_conf=conf/am.yaml first_pass="" ngram=""
-small_am=() small_ivector=() small_lm=() small_dim=()
+sets=(dev test) lms=(lstm transformer) systems=() am_conf=conf/am.yaml features=features first_pass="" ngram=""
+model_options=() small_am=() small_ivector=() small_lm=() small_dim=()
 # shellcheck disable=SC2034
 speeds=0.9,1.0,1.1 acoustic_units=phones ivectors="" lhuc=""
 
@@ -41,12 +43,12 @@ check_corpus() {
   step corpus -- mpq prepare "$1" "${corpus_options[@]}" --check-only
 }
 
-# Stage 2, log-mel features of train and all sets: make_features SPEEDS [further options of mpq features]
+# Stage 2, features of train and all sets: make_features SPEEDS [further options of mpq features]
 make_features() {
   local all=(train "${sets[@]}") names
   names=("${all[@]/%//cuts.jsonl.gz}")
-  step features --in "${names[@]/#/$exp/data/}" --out "${names[@]/#/$exp/features/}" \
-    -- mpq features --data "$exp/data" --out "$exp/features" --speed "$1" --nj "$nj" "${@:2}"
+  step "$features" --in "${names[@]/#/$exp/data/}" --out "${names[@]/#/$exp/$features/}" \
+    -- mpq features --data "$exp/data" --out "$exp/$features" --speed "$1" --nj "$nj" "${@:2}"
   [ "$ivectors" != true ] || make_ivectors "${names[@]}"
 }
 
@@ -61,7 +63,7 @@ make_ivectors() {
 
 # The manifest of what the acoustic model reads of a set, in $cuts: find_cuts SET
 find_cuts() {
-  cuts=$exp/features/$1/cuts.jsonl.gz
+  cuts=$exp/$features/$1/cuts.jsonl.gz
   [ "$ivectors" != true ] || cuts=$exp/ivectors/$1/cuts.jsonl.gz
 }
 
@@ -87,7 +89,7 @@ train_acoustic_model() {
   [ "$lhuc" != false ] || without+=(--lhuc 0)
   step am --gpu 1 --in "$am_conf" "$train" "$dev" "$exp"/lang/{lexicon,phones,units}.txt --out "$exp/am/model.mpq" \
     -- mpq train-am --config "$am_conf" --train "$train" --dev "$dev" \
-      --lang "$exp/lang" --out "$exp/am" --fit.seed "$seed" "${small_am[@]}" "${without[@]}"
+      --lang "$exp/lang" --out "$exp/am" --fit.seed "$seed" "${small_am[@]}" "${model_options[@]}" "${without[@]}"
 }
 
 # Stage 5: lattices and n-best lists

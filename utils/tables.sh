@@ -6,8 +6,11 @@
 
 table_rows=() chosen_rows=()
 
-# --table and --rows: sets table_rows, and of them chosen_rows, in the table's order. Called by parse_options.
-check_options() {
+# Called by parse_options; a recipe that has more to check defines this anew.
+check_options() { check_rows; }
+
+# --table and --rows: sets table_rows, and of them chosen_rows, in the table's order
+check_rows() {
   local pattern row found patterns
   local -A chosen=()
   if [ "$table" = none ]; then
@@ -57,14 +60,15 @@ timed() {
 # Stage 10, results, table, plot and page of all rows that there are, whatever --rows; steps are named after PREFIX, and
 # LIST prints what `mpq results --rows` reads: report_rows DIR CONFIG PREFIX LIST [HYPOTHESES...]
 report_rows() {
-  local dir=$1
+  local dir=$1 texts=("${sets[@]/%//text}") names
+  names=$(IFS=,; echo "${sets[*]}")
   if [ "$dry_run" = false ]; then
     mkdir -p "$dir"
     "$4" > "$dir/rows.jsonl.tmp"
     mv "$dir/rows.jsonl.tmp" "$dir/rows.jsonl"
   fi
-  step "$3-results" --in "$dir/rows.jsonl" "$exp"/data/{dev,test}/text "${@:5}" "$dir"/rescore/*/hyp-*.txt --out "$dir/results.jsonl" \
-    -- mpq results "$exp" --systems "$dir" --rows "$dir/rows.jsonl" --seed "$seed"
+  step "$3-results" --in "$dir/rows.jsonl" "${texts[@]/#/$exp/data/}" "${@:5}" "$dir"/rescore/*/hyp-*.txt --out "$dir/results.jsonl" \
+    -- mpq results "$exp" --systems "$dir" --rows "$dir/rows.jsonl" --sets "$names" --seed "$seed"
   step "$3-report" --in "$dir/results.jsonl" "$2" --out "$dir"/{RESULTS.md,report.html,size_wer.png} \
     -- report "$dir" "$2" "$smoke"
 }

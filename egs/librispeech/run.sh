@@ -6,20 +6,30 @@
 # trigram of OpenSLR 11, its lists rescored with the 4-gram, neural language models of 800 million words, quantized,
 # rescoring dev and test, clean and other. --corpus-dir is the folder that holds train-clean-100 and so on; the files of
 # OpenSLR 11 lie in it, in a folder in it, or in a second --corpus-dir.
-# The result is in EXP_DIR/report.html and RESULTS.md.
+# The result is in EXP_DIR/report.html and RESULTS.md. --table conformer or ssl: this acoustic model on few bits
+# instead, in EXP_DIR/table-conformer or table-ssl.
 set -euo pipefail
 # shellcheck source=utils/stage.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../utils/stage.sh"
 # shellcheck source=utils/stages.sh
 source "$stage_root/utils/stages.sh"
+# shellcheck source=utils/tables.sh
+source "$stage_root/utils/tables.sh"
+# shellcheck source=utils/table_am.sh
+source "$stage_root/utils/table_am.sh"
 
-train=960 am=conformer checkpoint="" partial=false acoustic_units="" ivectors=false lhuc=false
+train=960 am=conformer checkpoint="" partial=false acoustic_units="" ivectors=false lhuc=false table=none rows=""
 am_options
 option am "conformer|tdnnf|ssl" "acoustic model: conf/am.yaml with sentencepiece units, or conf/am_{tdnnf,ssl}.yaml with phones"
 option checkpoint text "for --am ssl: a bundle of torchaudio.pipelines like HUBERT_LARGE, a file of its format, a Hugging Face folder"
+option table "none|conformer|ssl" "instead of the usual systems the acoustic model on few bits, by every method (implies --am)"
+option rows text "rows of the table, by shell patterns with commas between them; 'list' names them (default: all)"
 option train "100|460|960" "hours of training speech"
 option partial flag "a part of the corpus will do; what is missing is told, and left out"
 check_options() {
+  check_rows
+  [ "$table" = none ] || am=$table
+  [ "$table/$lhuc" = none/true ] || [ "$lhuc" = false ] || option_die "--lhuc true: the rows of --table are decoded once, without it"
   [ "$am" != ssl ] || [ -n "$checkpoint" ] || option_die "--am ssl needs --checkpoint: what is fine-tuned, such as WAV2VEC2_BASE"
   [ "$am" = ssl ] || [ -z "$checkpoint" ] || option_die "--checkpoint $checkpoint: only --am ssl begins with one"
   [ "$am" != ssl ] || [ "$ivectors" = false ] || option_die "--ivectors true: the models of --am ssl read audio alone"
@@ -35,23 +45,24 @@ systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit lstm-{2,1}bit-rounded)
 given_corpus --train "$train" --nj "$nj"
 disk=$((10 + train / 10)) memory=24 # features and text; the graph of 200,000 words
 if [ "$am" = tdnnf ]; then am_conf=conf/am_tdnnf.yaml acoustic_units=${acoustic_units:-phones}; fi
-features=()
+waveforms=()
 if [ "$am" = ssl ]; then
-  am_conf=conf/am_ssl.yaml acoustic_units=${acoustic_units:-phones} ivectors="" features=(--type waveform)
+  am_conf=conf/am_ssl.yaml acoustic_units=${acoustic_units:-phones} ivectors="" waveforms=(--type waveform)
 fi
 lang_options=(--acoustic-units "${acoustic_units:-pieces}")
 if [ "$smoke" = true ]; then
   disk=1 memory=4 sets=(dev-clean test-clean) lms=(lstm) systems=(lstm-2bit)
-  small_am=(--model.dim 16 --model.heads 2 --model.feed_forward 32 --model.layers 1 --model.channels 4)
-  [ "$am" != ssl ] || small_am=()
-  [ "$am" != tdnnf ] || small_am=(--model.hidden 48 --model.bottleneck 16 --model.first_bottleneck 16 --model.channels "[4,8]"
+  model_options=(--model.dim 16 --model.heads 2 --model.feed_forward 32 --model.layers 1 --model.channels 4)
+  [ "$am" != ssl ] || model_options=()
+  [ "$am" != tdnnf ] || model_options=(--model.hidden 48 --model.bottleneck 16 --model.first_bottleneck 16 --model.channels "[4,8]"
     --model.height_strides "[2,2]" --model.strides "[1]" --model.prefinal 16)
-  small_am+=(--fit.epochs 2 --fit.average 0 --max_frames 4000)
-  [ "$am" = ssl ] || small_am+=(--model.ivector_dim 8)
+  small_am=(--fit.epochs 2 --fit.average 0 --max_frames 4000)
+  [ "$am" = ssl ] || model_options+=(--model.ivector_dim 8)
   small_ivector=(--dim 8 --gaussians 8 --iterations 2) lang_options+=(--pieces 60)
   small_lm=(--fit.epochs 1) small_dim=(--model.dim 64 --model.layers 1)
 fi
-[ "$am" != ssl ] || small_am+=(--checkpoint "$checkpoint")
+[ "$am" != ssl ] || model_options+=(--checkpoint "$checkpoint")
+out=$exp/table-$table
 
 if stage 0; then check_corpus librispeech "$disk" "$memory"; fi
 
@@ -61,9 +72,9 @@ if stage 1; then
   step prepare --out "${names[@]/#/$exp/data/}" "$exp"/data/lm/{train.txt,dev.txt,test.txt,transcripts.txt,lexicon.txt,3-gram.arpa} \
     -- mpq prepare librispeech "${corpus_options[@]}" --out "$exp/data"
 fi
-[ ! -f "$exp/data/lm/4-gram.arpa.gz" ] || ngram=4-gram
+[ ! -f "$exp/data/lm/4-gram.arpa.gz" ] || [ "$table" != none ] || ngram=4-gram
 
-if stage 2; then make_features "$speeds" "${features[@]}"; fi
+if stage 2; then make_features "$speeds" "${waveforms[@]}"; fi
 
 if stage 3; then
   text=$exp/data/lm
@@ -74,6 +85,19 @@ if stage 3; then
 fi
 
 if stage 4; then train_acoustic_model; fi
+
+if [ "$table" != none ]; then
+  if stage 7; then
+    step "$table" --in "$exp/am/model.mpq" --out "$out/am/$table/model.mpq" -- install -D "$exp/am/model.mpq" "$out/am/$table/model.mpq"
+    search_am_bits
+  fi
+  if stage 8; then train_am_rows; fi
+  if stage 9; then decode_am_rows; fi
+  if stage 10; then report_rows "$out" "conf/table_$table.yaml" "$table" list_am_rows; fi
+  finish
+  exit
+fi
+
 if stage 5; then
   decode_sets
   rescore_by_ngram

@@ -15,25 +15,27 @@ source "$stage_root/utils/stages.sh"
 source "$stage_root/utils/tables.sh"
 # shellcheck source=egs/mini/table_lm.sh
 source "$recipe_dir/table_lm.sh"
-# shellcheck source=egs/mini/table_am.sh
-source "$recipe_dir/table_am.sh"
+# shellcheck source=utils/table_am.sh
+source "$stage_root/utils/table_am.sh"
 # shellcheck source=egs/mini/table_both.sh
 source "$recipe_dir/table_both.sh"
 
 table=none rows=""
-option table "none|lm|conformer|both" "instead of the usual systems every method of compression, of language models, of a Conformer, or some of both together (in table-lm/, table-conformer/, table-both/; some hours)"
+option table "none|lm|conformer|ssl|both" "instead of the usual systems every method of compression, of language models, a Conformer or wav2vec 2.0, or some of both ends together (in table-lm/, ...; some hours)"
 option rows text "rows of the table, by shell patterns with commas between them; 'list' names them (default: all)"
 recipe "$@"
 # shellcheck disable=SC2154  # set by stage.sh
 exp=$exp_dir
 systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit
   lstm-{2,1}bit-rounded) # rounded and not trained any further: shows what quantized training is good for
-small=() small_search=() small_lossless=() small_conformer=()
+small=() small_search=() small_lossless=() waveforms=()
 if [ "$smoke" = true ]; then
   small=(--smoke) small_am=(--fit.epochs 3 --max_frames 4000) small_lm=(--fit.epochs 1) small_dim=(--model.dim 128)
   small_search=(--tokens 500 --hessian.max_probes 4 --nas.fit.epochs 1) small_lossless=(--max-perplexity-increase 1000000)
-  small_conformer=(--model.layers 1)
+  [[ $table != @(conformer|ssl|both) ]] || model_options=(--model.layers 1)
 fi
+out=$exp/table-$table
+[ "$table" != ssl ] || features=waves waveforms=(--type waveform)
 
 if stage 0; then
   step check -- mpq check --exp-dir "$exp" --disk-gb 3 --memory-gb 4
@@ -44,20 +46,19 @@ if stage 1; then
     -- mpq prepare mini --out "$exp/data" --nj "$nj" --seed "$seed" "${small[@]}"
 fi
 
-if stage 2; then make_features 0.9,1.0,1.1; fi
+if stage 2; then make_features 0.9,1.0,1.1 "${waveforms[@]}"; fi
 
 if stage 3; then
   step lang --in conf/lang.yaml "$exp/data/lm/train.txt" "$exp"/data/{train,dev}/text --out "$exp"/lang/{lexicon.txt,tokenizer.model,lm.arpa,HLG.fst} \
     -- mpq lang --config conf/lang.yaml --text "$exp/data/lm/train.txt" --transcripts "$exp"/data/{train,dev}/text --out "$exp/lang"
 fi
 
-out=$exp/table-$table
-if [ "$table" = conformer ]; then
+if [[ $table = @(conformer|ssl) ]]; then
   if stage 4; then train_table_am; fi
   if stage 7; then search_am_bits; fi
   if stage 8; then train_am_rows; fi
   if stage 9; then decode_am_rows; fi
-  if stage 10; then report_rows "$out" conf/table_conformer.yaml conformer list_am_rows; fi
+  if stage 10; then report_rows "$out" "conf/table_$table.yaml" "$table" list_am_rows; fi
   finish
   exit
 fi

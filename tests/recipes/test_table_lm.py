@@ -1,4 +1,4 @@
-"""`./run.sh mini --table lm|conformer|both`: choice of rows, a small table, its resumption, and what a row took."""
+"""`./run.sh mini --table NAME`: choice of rows, a small table, its resumption, and the time that a row took."""
 
 from __future__ import annotations
 
@@ -37,12 +37,17 @@ def test_list_of_rows(tmp_path: Path) -> None:
         assert f"lstm-{name}" in rows and f"transformer-{name}" in rows
 
 
+def commands(tmp_path: Path, recipe: str, table: str, rows: str, *words: str) -> tuple[list[str], dict[str, str]]:
+    """The lines of a dry run, and those that quantize by the row's name."""
+    options = ["--table", table, "--rows", rows, "--dry-run", f"--exp-dir={tmp_path / 'exp'}", *words]
+    command = ["bash", str(ROOT / "run.sh"), recipe, *options]
+    lines = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout.splitlines()
+    return lines, {line.partition("/quant/")[2].split()[0]: line for line in lines if "mpq quantize" in line}
+
+
 def test_commands_of_the_conformers_rows(tmp_path: Path) -> None:
     rows = "conformer,conformer-w1a8-cotrain,conformer-kl-w5a8,conformer-one-stage-w3a8"
-    options = ["--table", "conformer", "--rows", rows, "--dry-run", "--stage", "4", f"--exp-dir={tmp_path / 'exp'}"]
-    command = ["bash", str(ROOT / "run.sh"), "mini", *options]
-    lines = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout.splitlines()
-    quantized = {line.partition("/quant/")[2].split()[0]: line for line in lines if "mpq quantize" in line}
+    lines, quantized = commands(tmp_path, "mini", "conformer", rows, "--stage", "4")
     assert len(quantized) == 3
     assert "--bits 1 --a-bits 8 --cotrain_bits 2 " in quantized["conformer-w1a8-cotrain"]
     assert "plan/conformer-kl-w5a8.yaml" in quantized["conformer-kl-w5a8"]
@@ -54,11 +59,35 @@ def test_commands_of_the_conformers_rows(tmp_path: Path) -> None:
     assert sum("mpq decode" in line for line in lines) == 4 * 2
 
 
+def test_commands_of_the_rows_of_wav2vec(tmp_path: Path) -> None:
+    rows = "ssl,ssl-w2a8,ssl-hessian-w3.5a8-seed2,ssl-one-stage-w3.5a8-seed2"
+    lines, quantized = commands(tmp_path, "mini", "ssl", rows, "--seed", "3")
+    assert [name for name in lines if "--type waveform" in name and f"--out {tmp_path / 'exp'}/waves" in name]
+    assert [name for name in lines if "mpq train-am --config conf/am_ssl.yaml --train" in name]
+    assert len(quantized) == 3 and all("--features " + str(tmp_path / "exp/waves") in q for q in quantized.values())
+    assert all("--fit.seed 5" in quantized[f"ssl-{method}-w3.5a8-seed2"] for method in ("hessian", "one-stage"))
+    one_stage = quantized["ssl-one-stage-w3.5a8-seed2"]
+    assert "--config conf/table/ssl-ste.yaml" in one_stage and "--config conf/table/ssl-one-stage.yaml" in one_stage
+    assert sum("--method one-stage" in line and "--one_stage.fit.seed 7" in line for line in lines) == 1
+    assert sum("--method hessian" in line and "--seed 3" in line for line in lines) == 2, "measured, then planned"
+
+
+def test_tables_of_librispeech(tmp_path: Path) -> None:
+    corpus = ("--corpus-dir", str(tmp_path))
+    lines, quantized = commands(tmp_path, "librispeech", "conformer", "conformer,conformer-w4a8", *corpus)
+    assert len(quantized) == 1 and sum("mpq decode" in line for line in lines) == 2 * 4
+    assert not any("mpq train-lm" in line or "conf/am_ssl.yaml" in line for line in lines)
+    assert any("--sets dev-clean,dev-other,test-clean,test-other" in line for line in lines)
+    words = (*corpus, "--checkpoint", "HUBERT_LARGE", "--smoke")
+    lines, quantized = commands(tmp_path, "librispeech", "ssl", "ssl-kl-w3a8", *words)
+    assert any("mpq train-am --config conf/am_ssl.yaml" in line and "HUBERT_LARGE" in line for line in lines)
+    assert "plan/ssl-kl-w3a8.yaml" in quantized["ssl-kl-w3a8"] and "--fit.epochs 2" in quantized["ssl-kl-w3a8"]
+    assert not any("--checkpoint" in line or "--model.dim" in line for line in (*quantized.values(), *lines[-20:]))
+
+
 def test_commands_of_both_ends(tmp_path: Path) -> None:
     rows = "conformer+lstm,conformer-w3a8+lstm-kl-node-18x,conformer-kl-w3a8+lstm-kl-node-18x"
-    options = ["--table", "both", "--rows", rows, "--dry-run", "--stage", "4", f"--exp-dir={tmp_path / 'exp'}"]
-    command = ["bash", str(ROOT / "run.sh"), "mini", *options]
-    lines = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout.splitlines()
+    lines, _ = commands(tmp_path, "mini", "both", rows, "--stage", "4")
     assert sum("mpq train-am" in line for line in lines) == sum("mpq train-lm" in line for line in lines) == 1
     quantized = {line.rpartition("/quant/")[2].split("/")[0] for line in lines if "mpq quantize" in line}
     assert quantized == {"conformer-w3a8", "conformer-kl-w3a8", "lstm-kl-node-18x"}
@@ -72,7 +101,7 @@ def test_commands_of_both_ends(tmp_path: Path) -> None:
     [
         (["--rows", "lstm"], "--rows is for --table; give both or neither"),
         (["--rows", "list"], "--rows is for --table; give both or neither"),
-        (["--table", "ml"], "--table 'ml': expected one of none, lm, conformer, both"),
+        (["--table", "ml"], "--table 'ml': expected one of none, lm, conformer, ssl, both"),
         (
             ["--table", "lm", "--rows", "lstm,lstm-lk-2"],
             "--rows: no row fits 'lstm-lk-2'; did you mean 'lstm-kl-2'?; --rows list names them",

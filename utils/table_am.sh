@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# The table of compressed Conformers (./run.sh mini --table conformer): its rows, and stages 4 to 10. Sourced by run.sh.
+# Tables of quantized acoustic models (--table conformer|ssl): their rows, and stages 4 to 10. Sourced by the recipes that
+# have them, after stages.sh and tables.sh. ssl is wav2vec 2.0 or HuBERT.
 # shellcheck disable=SC2034,SC2154
 #
 # A row is MODEL-wWaA: weights of W bits, activations of A, trained by straight-through estimation from the float model.
@@ -8,11 +9,15 @@
 #                       cotrain: trained together with a higher precision of the same weights
 #   ...-seedN           trained with seed N more than the others'
 # Each row has steps of its own named after it in stages 7 (its plan), 8 (training) and 9 (decoding): one that was killed
-# is all that is done again. How: conf/am_conformer.yaml and conf/table/conformer-*.yaml.
-# Written: EXP/table-conformer/{am,search,plan,quant,decode,rescore}/ and the results there.
+# is all that is done again. How: conf/table/MODEL-{search,ste}.yaml, and MODEL-one-stage.yaml for what a one-stage row
+# trains otherwise, once its bits are found.
+# Written: EXP/table-MODEL/{am,search,plan,quant,decode,rescore}/ and the results there.
+#
+# Taken from the recipe, beside what stages.sh takes: table, out (EXP/table-MODEL).
 
 rows_of_conformer=(conformer conformer-w{8,4,3,2,1}a8 conformer-w{8,4}a4 conformer-w4a8-{rounded,asym} conformer-w2a8-asym
   conformer-w{2,1}a8-cotrain conformer-{rule,kl}-w5a8 conformer-{kl,hessian,one-stage}-w{3,2.5}a8)
+rows_of_ssl=(ssl ssl-w{8,4,3,2}a8 ssl-{kl,hessian,one-stage}-w{3.5,3}a8 ssl-{kl,hessian,one-stage}-w3.5a8-seed{1,2})
 am_row='^([a-z]+)-((kl|hessian|one-stage|rule)-)?w([0-9.]+)a([0-9]+)(-(rounded|asym|cotrain))?(-seed([0-9]+))?$'
 
 # The parts of a row's name: sets row_method (empty: the same bits everywhere) row_bits row_a_bits row_kind row_seed, the
@@ -39,7 +44,7 @@ search_am_bits() {
   am_row_data
   for row in "${chosen_rows[@]}"; do
     split_am_row "$row" && [ -n "$row_method" ] || continue
-    again=(--seed "$row_seed")
+    again=(--one_stage.fit.seed $((row_seed + 2))) # part of an epoch is other data than those that training goes on with
     [ "$row_method" = one-stage ] || again=(--seed "$seed" --costs "$row_search/costs.json")
     search=(mpq search --config "$conf" --method "$row_method" --candidates "$row_candidates" --model "$model" "${row_data[@]}")
     [[ $seen = *" $row_search "* ]] || job "${row_search##*/}" --threads 1 --gpu 1 --in "$conf" "$model" "${row_data[@]:1:1}" --out "$row_search/plan.yaml" \
@@ -57,21 +62,25 @@ search_am_bits() {
 
 # Stage 8
 train_am_rows() {
-  local row quant train options
+  local row quant train options inputs
   am_row_data
   for row in "${chosen_rows[@]}"; do
     split_am_row "$row" || continue
+    inputs=("conf/table/$table-ste.yaml" "$out/am/$table/model.mpq" "${row_data[@]:1:1}")
     quant=$out/quant/$row train=ste options=(--bits "$row_bits" --a-bits "$row_a_bits")
     case "$row_method" in
       kl | hessian | rule) options=(--plan "$out/plan/$row.yaml") ;;
-      one-stage) options=(--plan "$row_search/plan.yaml" --init "$row_search/plan.yaml.search/latent.mpq") ;;
+      one-stage)
+        inputs+=("conf/table/$table-one-stage.yaml" "$row_search"/plan.yaml{,.search/latent.mpq})
+        options=(--config "${inputs[-3]}" --plan "${inputs[-2]}" --init "${inputs[-1]}")
+        ;;
     esac
     case "$row_kind" in
       rounded) train=none ;;
       asym) options+=(--table asym) ;;
       cotrain) options+=(--cotrain_bits $((2 * row_bits))) ;;
     esac
-    job "$row" --threads 1 --gpu 1 --in "conf/table/$table-ste.yaml" "$out/am/$table/model.mpq" "${row_data[@]:1:1}" --out "$quant"/{model.mpq,seconds} \
+    job "$row" --threads 1 --gpu 1 --in "${inputs[@]}" --out "$quant"/{model.mpq,seconds} \
       -- timed "$quant" "$quant/model.mpq.train/checkpoint.pt" mpq quantize --config "conf/table/$table-ste.yaml" --model "$out/am/$table/model.mpq" \
         --train "$train" "${options[@]}" "${row_data[@]}" --out "$quant/model.mpq" --fit.seed "$row_seed" "${small_am[@]}"
   done
@@ -83,7 +92,7 @@ train_table_am() {
   local conf=conf/am_$table.yaml
   am_row_data
   step "$table" --gpu 1 --in "$conf" "${row_data[1]}" "$exp"/lang/{lexicon,phones}.txt --out "$out/am/$table/model.mpq" \
-    -- mpq train-am --config "$conf" --train "${row_data[1]}" "${row_data[@]:2}" --out "$out/am/$table" --fit.seed "$seed" "${small_am[@]}" "${small_conformer[@]}"
+    -- mpq train-am --config "$conf" --train "${row_data[1]}" "${row_data[@]:2}" --out "$out/am/$table" --fit.seed "$seed" "${small_am[@]}" "${model_options[@]}"
 }
 
 # Stage 9: lattices and n-best lists of every row, then the n-gram model's weight, tuned on the first set
@@ -110,7 +119,7 @@ decode_am_rows() {
 list_am_rows() {
   local row columns none='"Search min": "–"'
   for row in "${table_rows[@]}"; do
-    [ -e "$out/rescore/$row/hyp-test.txt" ] || continue
+    [ -e "$out/rescore/$row/hyp-${sets[-1]}.txt" ] || continue
     row_seed=$seed columns="$none, \"Train min\": \"–\""
     if split_am_row "$row"; then
       columns="\"Train min\": $(minutes "$out/quant/$row")"
