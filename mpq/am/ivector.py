@@ -3,9 +3,9 @@
 The total variability model (Dehak et al. 2011, "Front-end factor analysis for speaker verification"): the frames x
 of an utterance that belong to Gaussian g of a universal background model are `N(m_g + T_g w, S_g)` with one hidden
 `w ~ N(0, I)` for the utterance; its posterior mean is the i-vector. As in Kaldi's online i-vectors (Peddinti et al.
-2015), frames are spliced and projected, aligned to a diagonal background model after subtraction of a running mean,
-counted as a tenth (neighbouring frames say the same), and an i-vector is estimated every few frames from all that
-was heard so far of the speaker.
+2015), frames are spliced and projected, aligned to the likeliest Gaussians of a diagonal background model after
+subtraction of a running mean, counted as a tenth (neighbouring frames say the same), and an i-vector is estimated every
+few frames from all that was heard so far of the speaker.
 
 Everything is computed in float64. C, D, R, G: bins of a frame, dimension after the projection, of an i-vector, number
 of Gaussians.
@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from mpq.quant import load_weights_into, read_model_file, save_model, uniform_pl
 
 _ARCH = "ivector"
 _PCA_FRAMES = 50_000  # more would not change the projection
+_DERIVED = ("ubm", "model")  # what is computed of an extractor's buffers, once
 _PRIOR_FRAMES = 200  # what the running mean of an utterance's beginning counts the training mean as
 
 
@@ -40,6 +42,8 @@ class IvectorConfig:
         gaussians: of the background model.
         context: frames on each side that a frame is spliced with.
         projected: dimension after the projection of spliced frames on their principal components.
+        num_gselect: Gaussians that a frame may count for; as many as there are: all.
+        min_post: posteriors below it are none.
         posterior_scale: what a frame counts.
         max_count: counts beyond which more frames make an i-vector no surer.
         max_history: counts of earlier utterances of the speaker that are kept.
@@ -50,13 +54,16 @@ class IvectorConfig:
     gaussians: int = 512
     context: int = 3
     projected: int = 40
+    num_gselect: int = 5
+    min_post: float = 0.025
     posterior_scale: float = 0.1
     max_count: float = 100.0
     max_history: float = 100.0
 
     def __post_init__(self) -> None:
-        for name in ("feature_dim", "dim", "gaussians", "projected"):
+        for name in ("feature_dim", "dim", "gaussians", "projected", "num_gselect"):
             check_ranges(self, **{name: "[1, 1e6]"})
+        check_ranges(self, min_post="[0, 1)")
         check_ranges(self, context="[0, 100]", posterior_scale="(0, 1]", max_count="(0, inf)", max_history="[0, inf)")
         if self.projected > (2 * self.context + 1) * self.feature_dim:
             raise BadInput(f"projected: {self.projected} is more than the dimension of spliced frames")
@@ -85,6 +92,7 @@ class TotalVariability:
         weighted = subspaces / variances[:, :, None]
         self.projections = weighted  # S^-1 T, (G, D, R)
         self.squares = torch.einsum("gdr,gds->grs", subspaces, weighted)  # T' S^-1 T, (G, R, R)
+        self.identity = torch.eye(subspaces.shape[2], dtype=subspaces.dtype)
 
     def posterior(self, count: Tensor, linear: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Posterior of w.
@@ -96,8 +104,7 @@ class TotalVariability:
         Returns:
             means `(N, R)`, covariances `(N, R, R)`, and the log-determinants of their inverses `(N,)`.
         """
-        precision = torch.eye(linear.shape[1], dtype=linear.dtype) + torch.einsum("ng,grs->nrs", count, self.squares)
-        factor = torch.linalg.cholesky(precision)
+        factor = torch.linalg.cholesky(self.identity + torch.einsum("ng,grs->nrs", count, self.squares))
         mean = torch.cholesky_solve(linear[:, :, None], factor)[:, :, 0]
         return mean, torch.cholesky_inverse(factor), 2.0 * factor.diagonal(dim1=1, dim2=2).log().sum(1)
 
@@ -150,9 +157,17 @@ def em_step(model: TotalVariability, stats: Stats) -> tuple[TotalVariability, fl
 
 @dataclass
 class History:
-    """What was heard of a speaker so far: counts `(G,)`, linear sums `(R,)`, frames, and their sum `(D,)`."""
+    """What was heard of a speaker so far.
+
+    Attributes:
+        count: of frames, those of an utterance before bounded.
+        squares: sums of `T' S^-1 T` of the Gaussians they count for, `(R, R)`.
+        linear: as of `TotalVariability.posterior`, `(R,)`.
+        n_frames, total: frames and their sum `(D,)`, not bounded.
+    """
 
     count: Tensor
+    squares: Tensor
     linear: Tensor
     n_frames: int
     total: Tensor
@@ -186,16 +201,24 @@ class IvectorExtractor(nn.Module):
         """Sets buffers."""
         for name, value in values.items():
             self.get_buffer(name).copy_(value)
+        for name in _DERIVED:
+            self.__dict__.pop(name, None)  # what was computed of the old ones
+
+    def prepare(self) -> IvectorExtractor:
+        """Computes at once what all utterances need; processes that are forked later share it."""
+        for name in _DERIVED:
+            getattr(self, name)
+        return self
 
     def _get(self, *names: str) -> tuple[Tensor, ...]:
         return tuple(self.get_buffer(name).double() for name in names)
 
-    @property
+    @cached_property
     def ubm(self) -> Ubm:
         """The background model, in float64."""
         return Ubm(*self._get("ubm_weights", "ubm_means", "ubm_variances"))
 
-    @property
+    @cached_property
     def model(self) -> TotalVariability:
         """The total variability model, in float64."""
         return TotalVariability(*self._get("means", "subspaces", "variances"))
@@ -206,14 +229,37 @@ class IvectorExtractor(nn.Module):
         spliced = splice(features.double(), self.config.context)
         return spliced @ self.projection.weight.double().T + self.projection.bias.double()
 
-    def posteriors(self, frames: Tensor, history: History | None = None) -> Tensor:
-        """Counts of each frame `(T, D)` for each Gaussian, `(T, G)`; they sum to `posterior_scale`."""
+    def posteriors(self, frames: Tensor, history: History | None = None) -> tuple[Tensor, Tensor]:
+        """Gaussians of each frame `(T, D)` and its counts for them, both `(T, K)`; they sum to `posterior_scale`."""
         (prior,) = self._get("frame_mean")
         before, total = (0, torch.zeros_like(prior)) if history is None else (history.n_frames, history.total)
         heard = torch.arange(before + 1, before + len(frames) + 1, dtype=frames.dtype)[:, None]
         mean = (total + frames.cumsum(0) + _PRIOR_FRAMES * prior) / (heard + _PRIOR_FRAMES)
-        scores = self.ubm.log_likelihoods(frames - mean + prior)
-        return self.config.posterior_scale * torch.softmax(scores, dim=1)
+        config = self.config
+        gaussians, posteriors = self.ubm.posteriors(frames - mean + prior, config.num_gselect, config.min_post)
+        return gaussians, config.posterior_scale * posteriors
+
+    @torch.sparse.check_sparse_tensor_invariants(False)
+    def _sums(self, frames: Tensor, history: History | None) -> tuple[Tensor, Tensor, Tensor]:
+        """What frames 0, 1 to `IVECTOR_PERIOD`, and so on add: counts `(P,)`, squares `(P, R, R)`, linear `(P, R)`.
+
+        Only Gaussians that frames count for are looked at, and those of a period once.
+        """
+        gaussians, counts = self.posteriors(frames, history)
+        period = (torch.arange(len(frames)) + IVECTOR_PERIOD - 1) // IVECTOR_PERIOD
+        n_periods, (n_gaussians, dim, _) = int(period[-1]) + 1, self.model.subspaces.shape
+        pairs = torch.stack([period[:, None].expand_as(gaussians), gaussians])[:, counts > 0]
+        values = counts[:, :, None] * torch.cat([torch.ones_like(frames[:, :1]), frames], 1)[:, None]
+        size = (n_periods, n_gaussians)  # of sparse tensors: counts, and sums of frames, where a period has a Gaussian
+        merged = torch.sparse_coo_tensor(pairs, values[counts > 0], (*size, dim + 1)).coalesce()
+        at, n, sums = merged.indices(), merged.values()[:, 0], merged.values()[:, 1:]
+        squares = torch.sparse.mm(torch.sparse_coo_tensor(at, n, size), self.model.squares.flatten(1))
+        centered = sums - n[:, None] * self.model.means[at[1]]
+        places = torch.stack([at[0, :, None].expand_as(centered), at[1, :, None] * dim + torch.arange(dim)]).flatten(1)
+        spread = torch.sparse_coo_tensor(places, centered.flatten(), (n_periods, n_gaussians * dim))
+        linear = torch.sparse.mm(spread, self.model.projections.flatten(0, 1))
+        count = torch.zeros(n_periods, dtype=n.dtype).index_add_(0, at[0], n)
+        return count, squares.unflatten(1, (-1, linear.shape[1])), linear
 
     @torch.no_grad()
     def extract(self, features: Tensor, history: History | None = None) -> tuple[Tensor, History]:
@@ -227,25 +273,21 @@ class IvectorExtractor(nn.Module):
             i-vectors `(P, R)`, of frames 0, `IVECTOR_PERIOD`, ..., each from all frames up to its own; and the
             history with this utterance.
         """
-        model, frames = self.model, self.project(features)
-        posteriors = self.posteriors(frames, history)
-        linear = torch.einsum("tg,gdr,td->tr", posteriors, model.projections, frames)
-        linear = linear - posteriors @ torch.einsum("gdr,gd->gr", model.projections, model.means)
-        count, linear = posteriors.cumsum(0), linear.cumsum(0)
+        frames = self.project(features)
+        count, squares, linear = self._sums(frames, history)
+        n_frames, total = len(frames), frames.sum(0)
         if history is not None:
-            count, linear = count + history.count, linear + history.linear
-        at = torch.arange(0, len(frames), IVECTOR_PERIOD)
-        ivectors, _, _ = model.posterior(*_bounded(count[at], linear[at], self.config.max_count))
-        kept, kept_linear = _bounded(count[-1:], linear[-1:], self.config.max_history)
-        n_frames = len(frames) + (history.n_frames if history is not None else 0)
-        total = frames.sum(0) + (history.total if history is not None else 0.0)
-        return ivectors, History(kept[0], kept_linear[0], n_frames, total)
-
-
-def _bounded(count: Tensor, linear: Tensor, most: float) -> tuple[Tensor, Tensor]:
-    """Sums `(N, G)` and `(N, R)`, scaled down where their counts are more than `most`."""
-    factor = (most / count.sum(1, keepdim=True).clamp(min=1e-10)).clamp(max=1.0)
-    return count * factor, linear * factor
+            count[0] += history.count
+            squares[0] += history.squares
+            linear[0] += history.linear
+            n_frames, total = n_frames + history.n_frames, total + history.total
+        count, squares, linear = count.cumsum(0), squares.cumsum(0), linear.cumsum(0)
+        bound = (self.config.max_count / count).clamp(max=1.0)[: (len(frames) - 1) // IVECTOR_PERIOD + 1]
+        n = len(bound)
+        factor = torch.linalg.cholesky(self.model.identity + bound[:, None, None] * squares[:n])
+        ivectors = torch.cholesky_solve((bound[:, None] * linear[:n])[:, :, None], factor)[:, :, 0]
+        kept = (self.config.max_history / count[-1]).clamp(max=1.0)
+        return ivectors, History(kept * count[-1], kept * squares[-1], kept * linear[-1], n_frames, total)
 
 
 def splice(features: Tensor, context: int) -> Tensor:
@@ -320,9 +362,11 @@ def collect(extractor: IvectorExtractor, parts: Sequence[Tensor]) -> Stats:
     count, first = torch.zeros(size[:2], dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
     second = torch.zeros(size[1:], dtype=torch.float64)
     for number, frames in enumerate(parts):
-        posteriors = extractor.posteriors(frames)
-        count[number], first[number] = posteriors.sum(0), posteriors.T @ frames
-        second += posteriors.T @ frames.square()
+        gaussians, posteriors = extractor.posteriors(frames)
+        weighted = posteriors[:, :, None] * frames[:, None]  # (T, K, D)
+        count[number].index_add_(0, gaussians.flatten(), posteriors.flatten())
+        first[number].index_add_(0, gaussians.flatten(), weighted.flatten(0, 1))
+        second.index_add_(0, gaussians.flatten(), (weighted * frames[:, None]).flatten(0, 1))
     return Stats(count, first, second)
 
 

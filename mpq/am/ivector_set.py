@@ -67,7 +67,7 @@ def extract_set(extractor: IvectorExtractor, features: FeatureSet, out: PathLike
     storage = Path(out, "ivectors.lca").resolve()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the processes are the parallelism, and sums keep their order
-    _jobs[:] = [_Job(extractor, features)]
+    _jobs[:] = [_Job(extractor.prepare(), features)]
     try:
         made = progress(map_processes(_extract_group, groups, nj), len(groups), "i-vectors (speakers)")
         with atomic_path(storage) as temporary, LilcomChunkyWriter(temporary, tick_power=_ACCURACY) as writer:

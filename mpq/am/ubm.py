@@ -21,13 +21,29 @@ class Ubm:
     means: Tensor
     variances: Tensor
 
+    def __post_init__(self) -> None:
+        precision = 1.0 / self.variances
+        squares = (2.0 * math.pi * self.variances).log() + self.means.square() * precision
+        self._constant = self.weights.log() - 0.5 * squares.sum(1)
+        self._linear, self._quadratic = (self.means * precision).T, -0.5 * precision.T
+
     def log_likelihoods(self, frames: Tensor) -> Tensor:
         """Log of weight times density of each Gaussian, `(T, G)`, for frames `(T, D)`."""
-        precision = 1.0 / self.variances
-        constant = self.weights.log() - 0.5 * (
-            (2.0 * math.pi * self.variances).log() + self.means.square() * precision
-        ).sum(1)
-        return constant + frames @ (self.means * precision).T - 0.5 * frames.square() @ precision.T
+        return (frames @ self._linear).addmm_(frames.square(), self._quadratic).add_(self._constant)
+
+    def posteriors(self, frames: Tensor, num_gselect: int, min_post: float) -> tuple[Tensor, Tensor]:
+        """The likeliest Gaussians of frames `(T, D)` and their posteriors, as Kaldi selects them.
+
+        Of a frame `num_gselect` Gaussians are kept (all of fewer), of these the likeliest and those whose posterior
+        is at least `min_post`, and what is left sums to one (`VectorToPosteriorEntry` in Kaldi's hmm/posterior.cc).
+
+        Returns:
+            numbers of Gaussians `(T, K)`, the likeliest first, and posteriors `(T, K)`, 0 where they are not kept.
+        """
+        scores, chosen = self.log_likelihoods(frames).topk(min(num_gselect, len(self.weights)), dim=1)
+        posteriors = scores.softmax(1)
+        posteriors[:, 1:] *= posteriors[:, 1:] >= min_post
+        return chosen, posteriors / posteriors.sum(1, keepdim=True)
 
 
 def train_ubm(frames: Tensor, n_gaussians: int, n_iterations: int, seed: int = 0) -> tuple[Ubm, list[float]]:

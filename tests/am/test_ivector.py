@@ -157,7 +157,8 @@ def test_online_ivectors_are_posterior_means_of_what_was_heard(extractor: Ivecto
     ivectors, _ = extractor.extract(features)
     assert ivectors.shape == (10, 2)
     model, frames = extractor.model, extractor.project(features)
-    posteriors = extractor.posteriors(frames)
+    gaussians, counts = extractor.posteriors(frames)
+    posteriors = torch.zeros(95, 3, dtype=torch.float64).scatter_(1, gaussians, counts)
     torch.testing.assert_close(posteriors.sum(1), torch.full((95,), 0.1, dtype=torch.float64))
     for number, last in enumerate(range(0, 95, 10)):
         n, f = posteriors[: last + 1].sum(0), posteriors[: last + 1].T @ frames[: last + 1]
@@ -168,6 +169,44 @@ def test_online_ivectors_are_posterior_means_of_what_was_heard(extractor: Ivecto
             precision += factor * float(n[g]) * t.T @ inverse @ t
             linear += factor * t.T @ inverse @ (f[g] - n[g] * model.means[g]).numpy()
         np.testing.assert_allclose(ivectors[number], np.linalg.solve(precision, linear), rtol=1e-6, atol=1e-9)
+
+
+def test_likeliest_gaussians_are_those_of_kaldi() -> None:
+    """Selected, pruned and normalized frame by frame."""
+    rng = np.random.default_rng(3)
+    ubm, _ = train_ubm(torch.from_numpy(rng.standard_normal((300, 4))), 12, 3)
+    frames = torch.from_numpy(2 * rng.standard_normal((50, 4)))
+    every, all_of_them = ubm.posteriors(frames, 100, 0.0)
+    expected = ubm.log_likelihoods(frames).softmax(1)
+    torch.testing.assert_close(torch.zeros_like(expected).scatter_(1, every, all_of_them), expected)
+    gaussians, kept = ubm.posteriors(frames, 4, 0.1)
+    assert gaussians.shape == kept.shape == (50, 4) and (kept == 0).any() and (kept[:, 3] > 0).any()
+    for row, chosen, values in zip(expected.numpy(), gaussians.numpy(), kept.numpy(), strict=True):
+        best = sorted(range(12), key=lambda g: -row[g])[:4]
+        part = row[best] / row[best].sum()
+        part[part < 0.1] = 0.0
+        assert chosen.tolist() == best
+        np.testing.assert_allclose(values, part / part.sum(), rtol=1e-9)
+    _, alone = ubm.posteriors(frames, 12, 0.99)
+    assert (alone[:, 0] == 1).all() and not alone[:, 1:].any()  # the likeliest is kept, however small
+
+
+def test_pruned_posteriors_hardly_change_ivectors() -> None:
+    """By less than the part of the counts that goes to other Gaussians: sums are frames weighted by their counts."""
+    rng = np.random.default_rng(4)
+    voices = rng.standard_normal((40, 6))
+    utterances = [torch.from_numpy((v + rng.standard_normal((120, 6))).astype(np.float32)) for v in voices]
+    size = {"feature_dim": 6, "dim": 4, "gaussians": 24, "context": 1, "projected": 6}
+    whole, _ = train_extractor(utterances, IvectorConfig(**size, num_gselect=24, min_post=0.0), 4)
+    pruned = IvectorExtractor(IvectorConfig(**size))
+    pruned.load_state_dict(whole.state_dict())
+    for features in utterances[:5]:
+        frames = whole.project(features)
+        dense = [torch.zeros(120, 24, dtype=torch.float64).scatter_(1, *e.posteriors(frames)) for e in (whole, pruned)]
+        moved = float((dense[0] - dense[1]).abs().sum() / dense[0].sum())
+        exact, found = whole.extract(features)[0], pruned.extract(features)[0]
+        assert 0.01 < moved < 0.5
+        assert float((found - exact).norm() / exact.norm()) < moved
 
 
 def test_history_goes_on_where_the_utterance_before_ended(extractor: IvectorExtractor) -> None:
@@ -241,6 +280,8 @@ def test_commands(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         ("train --out {out} --projected 141 --feature_dim 20", "projected: 141 is more than the dimension"),
         ("train --out {out} --data x", "give --features (one manifest), or with 'extract' --data"),
         ("train --out {out} --dim 0", "dim: 0 must be at least 1"),
+        ("train --out {out} --num_gselect 0", "num_gselect: 0 must be at least 1"),
+        ("train --out {out} --min_post 1", "min_post: 1.0 must be"),
         ("train --out {out} --feature_dim 40 --gaussians 4", "20 bins a frame, the extractor expects 40"),
     ],
 )
