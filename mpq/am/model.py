@@ -18,6 +18,7 @@ from mpq.data.batches import Batch, FeatureSet
 from mpq.io import BadInput, PathLike, hash_config
 from mpq.quant import (
     BitPlan,
+    ModelFile,
     load_weights_into,
     model_path,
     quantized_weights,
@@ -169,6 +170,11 @@ def load_am(path: PathLike, units: Sequence[str] | None = None, packed: bool = F
             f"{path}: trained for {len(stored.config['phones'])} units that are not the {len(units)} of the "
             "decoding graph; decode with the lang folder it was trained with, or train it again"
         )
+    return make_stored(stored, packed)
+
+
+def make_stored(stored: ModelFile, packed: bool = False) -> AcousticModel:
+    """The model that a file of `save_am` holds, ready to serve; `packed` as of `load_am`."""
     kind, size = CONFIGS[stored.arch], dict(stored.config["model"])
     # JSON has no tuples
     pairs = {f.name for f in fields(kind) if isinstance(getattr(kind, f.name, None), tuple)}

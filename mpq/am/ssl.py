@@ -141,7 +141,7 @@ class SslModel(AcousticModel):
         super().__init__(SAMPLES, 0, n_outputs, (config.layers, config.dim))
         self.config = config
         self.subsampling = math.prod(config.conv_strides) // SAMPLES
-        self._shortest = _shortest(config)
+        self.shortest = _shortest(config)
         self.feature_extractor, self.encoder = _torchaudio_layers(config)
         self.mask_embedding = nn.Parameter(torch.empty(config.dim))
         self._initialize()
@@ -196,7 +196,7 @@ class SslModel(AcousticModel):
             wave = wave[None, :length]
             if self.config.normalize:
                 wave = F.layer_norm(wave, wave.shape)
-            wave = F.pad(wave, (0, max(0, self._shortest - length)))
+            wave = F.pad(wave, (0, max(0, self.shortest - length)))
             frames.append(self.feature_extractor(wave, None)[0][0])
         return nn.utils.rnn.pad_sequence(frames, batch_first=True)
 

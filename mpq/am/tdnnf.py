@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from mpq.am.base import AcousticModel, frame_mask, scale_units, spread_ivectors
 from mpq.io import BadInput, check_ranges
 
-_IVECTOR_CHANNELS = 5
-_IVECTOR_SCALE = 0.1  # their channels are weak at first, so that the features are learned first
+IVECTOR_CHANNELS = 5
+IVECTOR_SCALE = 0.1  # their channels are weak at first, so that the features are learned first
 
 
 @dataclass
@@ -154,10 +154,10 @@ class Tdnnf(AcousticModel):
         super().__init__(config.feature_dim, config.ivector_dim, n_outputs, (1 + len(config.strides), config.hidden))
         self.config = config
         if config.ivector_dim:
-            size = _IVECTOR_CHANNELS * config.feature_dim
+            size = IVECTOR_CHANNELS * config.feature_dim
             self.ivector_linear = nn.Linear(config.ivector_dim, size, bias=False)
             self.ivector_norm = nn.BatchNorm1d(size, affine=False)
-        inputs = [1 + _IVECTOR_CHANNELS * bool(config.ivector_dim), *config.channels[:-1]]
+        inputs = [1 + IVECTOR_CHANNELS * bool(config.ivector_dim), *config.channels[:-1]]
         last = len(inputs) - 1
         self.convs = nn.ModuleList(
             ConvLayer(n_in, n_out, (self.subsampling if i == last else 1, stride))
@@ -211,5 +211,5 @@ class Tdnnf(AcousticModel):
     def _ivector_channels(self, ivectors: Tensor, n_frames: int) -> Tensor:
         """I-vectors `(N, P, D)` as channels beside the features, `(N, 5, T, F)`."""
         normal: Tensor = self.ivector_norm(self.ivector_linear(ivectors).transpose(1, 2))
-        x = _IVECTOR_SCALE * spread_ivectors(normal.transpose(1, 2), n_frames)
-        return x.reshape(*x.shape[:2], _IVECTOR_CHANNELS, self.feature_dim).transpose(1, 2)
+        x = IVECTOR_SCALE * spread_ivectors(normal.transpose(1, 2), n_frames)
+        return x.reshape(*x.shape[:2], IVECTOR_CHANNELS, self.feature_dim).transpose(1, 2)

@@ -160,7 +160,7 @@ def _rtf(models: list[Path], sets: list[str]) -> float | None:
         if all(file.exists() for file in files):
             speeds = [read_yaml(file) for file in files]
             seconds, audio = (sum(speed[key] for speed in speeds) for key in ("am_seconds", "audio_seconds"))
-            return round(seconds / audio, 5)
+            return float(round(seconds / audio, 5))
     return None
 
 

@@ -19,7 +19,7 @@ from mpq.io import BadInput, PathLike
 
 Normalization = Literal["utterance", "speaker", "none"]
 _SPEED_AFFIX = re.compile(r"_sp[0-9.]+$")
-_FLOOR = 1e-5
+FLOOR = 1e-5  # of standard deviations
 _FULL_SCALE = 1 << 15  # of 16-bit samples
 IVECTOR_PERIOD = 10  # frames to one i-vector
 
@@ -164,7 +164,7 @@ class FeatureSet:
             mean, std = self._speaker_stats[speaker]
         else:
             mean, std = features.mean(0), features.std(0)
-        return np.asarray((features - mean) / np.maximum(std, _FLOOR), dtype=np.float32)
+        return np.asarray((features - mean) / np.maximum(std, FLOOR), dtype=np.float32)
 
     def _count_speakers(self) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Mean and standard deviation (C,) by speaker, over all frames of the set."""

@@ -9,17 +9,20 @@ a scale of ours that covers several blocks is written once for each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import onnx
+import onnxruntime
 import torch
 import torch.nn.functional as F
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from mpq.io import BadInput
+from mpq.io import BadInput, PathLike, atomic_write
 from mpq.quant.model import quantized_weights
 from mpq.quant.plan import BitPlan
 from mpq.quant.table import levels
@@ -29,6 +32,22 @@ MICROSOFT = "com.microsoft"
 OPSET, IR_VERSION = 21, 10  # what onnxruntime 1.20 and later read
 _ACCURACY = {8: 4, 32: 1}  # accuracy_level of MatMulNBits by bits of its activations
 _LARGEST = 2**31 - 1  # bytes of a protobuf message
+TOLERANCE = 0.05  # of outputs; int8 activations that are rounded otherwise than ours stay below
+
+
+@dataclass(frozen=True)
+class OnnxExport:
+    """What `write_onnx` wrote.
+
+    Attributes:
+        n_bytes: size of the file.
+        operators: how many there are of each low-bit operator.
+        difference: how far onnxruntime's outputs are from ours, relative.
+    """
+
+    n_bytes: int
+    operators: dict[str, int]
+    difference: float
 
 
 class _Part(NamedTuple):
@@ -44,6 +63,58 @@ class _Part(NamedTuple):
     rows: Tensor
     codes: Tensor
     scale: Tensor
+
+
+def low_bit_operators(graph: onnx.GraphProto) -> Counter[str]:
+    """How many there are of each operator of the domain ``com.microsoft``, in bodies of loops too."""
+    found = Counter(node.op_type for node in graph.node if node.domain == MICROSOFT)
+    for node in graph.node:
+        for attribute in node.attribute:
+            found += low_bit_operators(attribute.g)
+    return found
+
+
+def run_onnx(data: bytes, inputs: Mapping[str, Any]) -> list[Any]:
+    """All outputs of a model in onnxruntime, on one thread.
+
+    Raises:
+        BadInput: the installed onnxruntime cannot run it.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is said below
+    options.intra_op_num_threads = 1  # a pool takes longer to start than what is run here
+    try:  # some versions refuse a model when it is loaded, some when it runs
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        outputs: list[Any] = session.run(None, dict(inputs))
+    except Exception as error:  # its exceptions have no common class of their own
+        reason = " ".join(str(error).split())[-120:]
+        raise BadInput(
+            f"onnxruntime {onnxruntime.__version__} cannot run this model ({reason}); if it has no kernel for codes of "
+            "2 bits, give --min-bits 4"
+        ) from None
+    return outputs
+
+
+def write_onnx(path: PathLike, model: onnx.ModelProto, difference: Callable[[bytes], float], what: str) -> OnnxExport:
+    """Writes a model that onnxruntime computes as we do.
+
+    Args:
+        difference: how far onnxruntime's outputs for the serialized model are from ours, relative.
+        what: what it compares, for messages.
+
+    Raises:
+        BadInput: the installed onnxruntime cannot run the model, or gives something else.
+    """
+    data = model.SerializeToString()
+    found = difference(data)
+    if not found <= TOLERANCE:
+        raise BadInput(
+            f"{path}: onnxruntime {onnxruntime.__version__} gives {what} {found:.1%} off mpq's on this machine; export "
+            "with --activations 32"
+        )
+    with atomic_write(path, "wb") as file:
+        file.write(data)
+    return OnnxExport(len(data), dict(low_bit_operators(model.graph)), found)
 
 
 def product_block(width: int, columns: int, group: int) -> int:
@@ -133,7 +204,7 @@ class OnnxGraph:
                 return products[0]
             places = self.constant(_places(parts), f"{name}.places")
             return self.op("Gather", self.op("Concat", *products, axis=-1), places, axis=-1)
-        product = self.op("MatMul", x, self.constant(self.parameters[name].t(), name))
+        product = self.op("MatMul", x, self.constant(self.parameters[name].flatten(1).t(), name))
         return product if bias is None else self.op("Add", product, self.constant(bias, f"{name}.bias"))
 
     def embedding(self, units: str, name: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from mpq.am import TdnnConfig, make_am, save_am
 from mpq.cli import export
 from mpq.data.lmtext import Tokenizer, pad_sentences
 from mpq.lang.tokenizer import train_tokenizer
@@ -18,6 +19,7 @@ from mpq.quant import quantize_model, save_model, uniform_plan
 
 from .conftest import Mpq
 
+AM = TdnnConfig(feature_dim=8, channels=(2, 2), hidden=16, dilations=[1])
 TEXT = ["so it is", "so is it", "it is so", "is it so", "so so it is", "this is it"]
 
 
@@ -49,6 +51,17 @@ def test_example_of_the_help_scores_a_sentence(
     assert float(capsys.readouterr().out) == pytest.approx(ours.model.score(batch).item(), rel=1e-4)
 
 
+def test_acoustic_model(tmp_path: Path, mpq: Mpq) -> None:
+    model = make_am(AM, 3)
+    plan = uniform_plan(model, 4)
+    save_am(tmp_path / "am.mpq", quantize_model(model, plan), ["A", "B"], plan=plan)
+    out = mpq.succeed("export --model am.mpq --out am.onnx --activations 32")
+    assert (
+        out.startswith("export: 5 MatMulNBits; ") and "log-probabilities of noise differ from mpq's by up to 0." in out
+    )
+    assert f"{(tmp_path / 'am.onnx').stat().st_size} bytes" in out
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"table": "asym"}, "asymmetric tables are not exported"), ({"a_bits": 4}, "give --activations 8 or 32")],
@@ -62,13 +75,15 @@ def test_what_onnx_cannot_hold(settings: dict[str, Any], message: str, lm: Path,
 
 
 def test_bad_input_is_one_line(lm: Path, tmp_path: Path, mpq: Mpq) -> None:
-    acoustic = nn.Sequential(nn.Linear(4, 4))
-    save_model(tmp_path / "am.mpq", acoustic, "tdnn", {}, uniform_plan(acoustic, 32), "")
+    save_am(tmp_path / "am.mpq", make_am(AM, 3), ["A", "B"])
+    other = nn.Sequential(nn.Linear(4, 4))
+    save_model(tmp_path / "mlp.mpq", other, "mlp", {}, uniform_plan(other, 32), "")
     (tmp_path / "text.mpq").write_text("so it is\n")
     (tmp_path / "other").mkdir()
     (tmp_path / "other/words.txt").write_text("so\nit\n")
     for command, message in [
-        ("--model am.mpq --out o.onnx", "am.mpq: holds a tdnn model; expected a language model"),
+        ("--model mlp.mpq --out o.onnx", "mlp.mpq: holds a mlp model; expected a language model"),
+        ("--model am.mpq --tokenizer other/words.txt --out o.onnx", "am.mpq is an acoustic model"),
         ("--model text.mpq --out o.onnx", "text.mpq: not an mpq model file"),
         ("--model none.mpq --out o.onnx", "none.mpq: no such file"),
         ("--model lm --tokenizer other/words.txt --out o.onnx", "not the units that"),

@@ -20,8 +20,9 @@ import mpq.quant.onnx
 from mpq.data.lmtext import LmBatch, Tokenizer, pad_sentences
 from mpq.io import BadInput
 from mpq.lm import LanguageModel, LmConfig, LoadedLm, build_lm, load_lm, save_lm
-from mpq.lm.onnx import export_lm, low_bit_operators
+from mpq.lm.onnx import export_lm
 from mpq.quant import BitPlan, quantizable, quantize_model, read_model_file, uniform_plan
+from mpq.quant.onnx import low_bit_operators
 
 # onnxruntime 1.23, the last one for Python 3.10, runs codes of 4 and 8 bits
 NARROWEST = 2 if tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 31) else 4
@@ -201,7 +202,7 @@ def test_what_onnxruntime_cannot_do_is_one_line(
         export_lm(load_lm(tmp_path / "g"), out)
 
     lm = saved(tmp_path, words, "lstm", "4")
-    monkeypatch.setattr(mpq.lm.onnx, "TOLERANCE", -1.0)
+    monkeypatch.setattr(mpq.quant.onnx, "TOLERANCE", -1.0)
     with pytest.raises(BadInput, match="off mpq's"):
         export_lm(lm, out)
     monkeypatch.setattr(mpq.quant.onnx, "product_block", lambda *_: 8)  # that no onnxruntime has
