@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpq.cli._searched import Searched
+    from mpq.data.batches import FeatureSet
     from mpq.lm import LoadedLm
     from mpq.quant import BitPlan
     from mpq.rescore.lossless import Comparison, Lists, LmLosslessSearch, LosslessSearch, Trial
@@ -79,23 +80,31 @@ def _ratios(args: Namespace) -> list[float]:
     return ratios
 
 
-def run_lossless(args: Namespace, searched: Searched, plan_of_ratio: Callable[[float], BitPlan]) -> None:
+def run_lossless(args: Namespace, searched: Searched, measure: Callable[[], Callable[[float], BitPlan]]) -> None:
     """Tries the plans of the ratios, and writes plan, model and figures of the smallest that holds.
+
+    Args:
+        args: the options.
+        searched: the float model.
+        measure: finds out how sensitive the weights are, and returns what makes the plan of a ratio; called once all
+            inputs have been read, since it may take hours.
 
     Raises:
         BadInput: none holds.
     """
     first, test = None, None
     if searched.lm is not None:
-        lm_search = _lm_search(args, searched.lm)
+        lists = _lists(args.test_nbest, args.test_ref) if args.test_nbest else None
+        search: LosslessSearch = (lm_search := _lm_search(args, searched.lm))
+        plan_of_ratio = measure()
         first = _compare_first_pass(args, lm_search)
         trial = _first_that_holds(args, lm_search, plan_of_ratio)
-        test = _test(args, lm_search, trial)
-        search: LosslessSearch = lm_search
+        test = _test(lm_search, trial, lists) if lists else None
     else:
+        features = _test_features(args, searched)
         search = am_search = _am_search(args, searched)
-        trial = _first_that_holds(args, am_search, plan_of_ratio)
-        test = _test_am(args, am_search, trial)
+        trial = _first_that_holds(args, am_search, measure())
+        test = _test_am(am_search, trial, features) if features else None
     _write(args, search, trial, first, test)
     shown = f"; test {test}" if test else ""
     print(
@@ -210,30 +219,32 @@ def _decoding(args: Namespace) -> Decoding:
     return Decoding(decoder, args.nj, hash_config([asdict(config), files]))
 
 
-def _test_am(args: Namespace, search: AmLosslessSearch, trial: Trial) -> Comparison | None:
+def _test_features(args: Namespace, searched: Searched) -> FeatureSet | None:
+    """Those of --test-features, if it is given."""
+    from mpq.am import AcousticModel
+    from mpq.data.batches import FeatureSet
+
+    assert isinstance(searched.model, AcousticModel)
+    return FeatureSet(args.test_features, searched.model.normalization) if args.test_features else None
+
+
+def _test_am(search: AmLosslessSearch, trial: Trial, features: FeatureSet) -> Comparison:
     """The found model against the float one on the test features."""
     from mpq.am import load_am
-    from mpq.data.batches import FeatureSet
     from mpq.rescore.lossless import compare
     from mpq.rescore.lossless_am import reference
 
-    if not args.test_features:
-        return None
-    features = FeatureSet(args.test_features, search.model.normalization)
     refs, path = reference(features), search.model_path(trial)
     models = {path.with_name("test"): load_am(path), search.folder / "float-test": search.model}
     system, uncompressed = (search.decoding(m, features, out, [trial.key, refs.key]) for out, m in models.items())
     return compare(refs, system, uncompressed)
 
 
-def _test(args: Namespace, search: LmLosslessSearch, trial: Trial) -> Comparison | None:
+def _test(search: LmLosslessSearch, trial: Trial, lists: Lists) -> Comparison:
     """The found model against the float one on the test lists, with the weights of the development set."""
     from mpq.lm import load_lm
     from mpq.rescore.lossless import compare, rescore_set
 
-    if not args.test_nbest:
-        return None
-    lists = _lists(args.test_nbest, args.test_ref)
     system = rescore_set(load_lm(search.model_path(trial)), lists, trial.weights)
     return compare(lists, system, rescore_set(search.lm, lists, search.uncompressed.weights))
 

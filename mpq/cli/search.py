@@ -109,7 +109,7 @@ def run(args: Namespace) -> None:
     _check(args)
     searched, grid = _load(args)
     if args.lossless:
-        run_lossless(args, searched, _plan_of_ratio(args, searched, grid))
+        run_lossless(args, searched, lambda: _plan_of_ratio(args, searched, grid))
         return
     plan = _plan(args, searched, grid) if args.ratio is None else _plan_of_ratio(args, searched, grid)(args.ratio)
     write_plan(args.out, plan)

@@ -43,10 +43,10 @@ def make_set(folder: Path, n_utts: int, seed: int) -> None:
     extract(folder / "data" / "cuts.jsonl.gz", folder / "features", FeatureConfig(n_mels=8), 1)
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, three sets, and the folder of mpq lang."""
-    monkeypatch.chdir(tmp_path)
+    tmp_path = tmp_path_factory.mktemp("tones")
     for seed, name in enumerate(("train", "dev", "test")):
         make_set(tmp_path / name, 12, seed)
     LEXICON.write(tmp_path / "lang")
@@ -54,10 +54,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     build_graph(LEXICON, tmp_path / "lang", tmp_path / "lang/lm.arpa")
     config = "--model.feature_dim 8 --model.hidden 64 --model.dilations [1] --model.channels [4,4] --model.dropout 0"
     train = "--train train/features/cuts.jsonl.gz --dev train/features/cuts.jsonl.gz --lang lang --out am"
-    assert (
-        main(f"train-am {config} {train} --max-frames 300 --fit.epochs 10 --fit.lr 0.01 --augment false".split()) == 0
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        command = f"train-am {config} {train} --max-frames 300 --fit.epochs 10 --fit.lr 0.01 --augment false"
+        assert main(command.split()) == 0
     return tmp_path
+
+
+@pytest.fixture
+def folder(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That folder, to work in."""
+    monkeypatch.chdir(trained)
+    return trained
 
 
 def test_the_smallest_that_holds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,6 +90,26 @@ def test_the_smallest_that_holds(folder: Path, capsys: pytest.CaptureFixture[str
     assert main(command.split()) == 0
     assert capsys.readouterr().out.splitlines() == lines, "nothing is tried twice"
     assert (folder / "ll/tried/5/model.mpq").stat().st_mtime_ns == before
+
+
+def test_wrong_inputs_are_told_before_anything_is_measured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(*_: object) -> None:
+        raise AssertionError("hours of measuring")
+
+    monkeypatch.setattr("mpq.search.kl_costs", measure)
+    features = "--features train/features/cuts.jsonl.gz --dev dev/features/cuts.jsonl.gz"
+    search = f"search --lossless --method kl --model am --out ll {features}"
+    capsys.readouterr()
+    for more, message in [
+        ("--lang nothing", "nothing"),
+        ("--lang lang --test-features nothing.jsonl.gz", "nothing.jsonl.gz"),
+        ("--lang lang --test-features dev/features/cuts.jsonl.gz --decode.beam 0", "beam"),
+    ]:
+        assert main(f"{search} {more}".split()) == 2, more
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line, more
 
 
 def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
