@@ -38,6 +38,11 @@ def run(args: Namespace) -> None:
     path = Path(args.out, "model.mpq")
     check_writable(path)
     checkpoint = read_checkpoint(args.checkpoint)
+    if checkpoint.path.suffix == ".mpq":
+        raise BadInput(
+            f"{checkpoint.path}: is an acoustic model of this project already; use it as it is, or train it further by "
+            f"mpq train-am --checkpoint {args.checkpoint}"
+        )
     config = am_config(args.model, checkpoint)
     if not checkpoint.labels:
         raise BadInput(

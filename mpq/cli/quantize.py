@@ -101,6 +101,8 @@ def _check_kind(args: Namespace, arch: str, is_acoustic: bool) -> None:
     for name in _FOR_LMS if is_acoustic else _FOR_AMS:
         if args[name] is not None:
             raise BadInput(f"--{name}: {args.model} is {kind} model ({arch}); it is trained with {needs}")
+    if args.text is not None and args.train == "none" and args.dev is None:
+        raise BadInput("--text: --train none reads no training text; give held-out text by --dev, or none")
 
 
 def _start(args: Namespace, model: nn.Module) -> tuple[dict[str, Tensor] | None, str | list[str]]:

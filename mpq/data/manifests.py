@@ -204,7 +204,7 @@ def read_cuts(path: PathLike) -> CutSet:
     problems = []
     cuts = []
     seen = set()
-    for number, row in read_jsonl(path):
+    for number, row in read_jsonl(path, "a manifest of cuts, as mpq prepare and mpq features write them"):
         try:
             cut = deserialize_item(row)
         except (KeyError, TypeError, ValueError, AttributeError) as error:

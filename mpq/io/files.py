@@ -262,14 +262,20 @@ def write_yaml(path: PathLike, obj: Mapping[str, Any]) -> None:
         yaml.safe_dump(dict(obj), file, sort_keys=False, allow_unicode=True, width=110)
 
 
-def read_jsonl(path: PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield ``(line number from 1, object)`` for each line of a JSON lines file."""
+def read_jsonl(path: PathLike, expected: str = "") -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield ``(line number from 1, object)`` for each line of a JSON lines file.
+
+    Args:
+        path: the file.
+        expected: what it should be, to be said where it is something else.
+    """
+    wanted = f"; expected {expected}" if expected else ""
     for number, line in read_lines(path):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             problem = f"not JSON ({error.msg} at column {error.colno})"
-            raise BadInput(f"{path}:{number}: {problem}: {line[:40]!r}") from None
+            raise BadInput(f"{path}:{number}: {problem}: {line[:40]!r}{wanted}") from None
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
             raise BadInput(f"{path}:{number}: not JSON that can be read ({error}): {line[:40]!r}") from None
         if not isinstance(row, dict):

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from mpq.am import TdnnConfig, make_am, save_am
 from mpq.cli.main import main
 from mpq.io import Hyp, NBest, write_nbest
 from mpq.lang.lexicon import Lexicon
+from mpq.quant import save_model, uniform_plan
 
 TEXT = "u1 the king went up\nu2 the people went down\n"
 
@@ -79,6 +81,26 @@ def test_one_line_and_nothing_changed(
     (line,) = err.splitlines()
     assert message in line
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("search --method kl --bits 2 --model am.mpq --dev ref --out p", "ref:1: not JSON"),
+        (
+            "search --method kl --bits 2 --model am.mpq --dev ref --out p",
+            "; expected a manifest of cuts, as mpq prepare",
+        ),
+        ("import-am --checkpoint am.mpq --out o", "am.mpq: is an acoustic model of this project already"),
+        ("quantize --model lm.mpq --bits 2 --text ref --out o", "--text: --train none reads no training text"),
+    ],
+)
+def test_files_of_the_wrong_kind(folder: Path, capsys: pytest.CaptureFixture[str], command: str, message: str) -> None:
+    model = make_am(TdnnConfig(feature_dim=8, channels=(2, 2), hidden=16, dilations=[1]), 3)
+    save_am("am.mpq", model, ["A", "B"])
+    save_model("lm.mpq", model, "lstm", {}, uniform_plan(model, 32), "")
+    assert main(shlex.split(command)) == 2
+    assert message in capsys.readouterr().err and not (folder / "o").exists()
 
 
 def test_an_empty_configuration_is_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
