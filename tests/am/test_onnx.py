@@ -36,7 +36,7 @@ from .settle import settled
 # onnxruntime 1.23, the last one for Python 3.10, runs codes of 4 and 8 bits
 NARROWEST = 2 if tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 31) else 4
 SSL: dict[str, Any] = {
-    "conv_channels": (16, 16), "conv_kernels": (20, 3), "conv_strides": (16, 10), "dim": 32, "layers": 2, "heads": 4,
+    "conv_channels": (16, 16), "conv_kernels": (20, 3), "conv_strides": (16, 10), "dim": 32, "layers": 1, "heads": 4,
     "feed_forward": 48, "position_kernel": 8, "position_groups": 2,
 }  # fmt: skip
 CONFIGS: dict[str, ModelConfig] = {
@@ -50,7 +50,7 @@ CONFIGS: dict[str, ModelConfig] = {
         feature_dim=8, channels=[4], height_strides=[2], hidden=32, bottleneck=8, first_bottleneck=12, strides=[1],
         prefinal=16, ivector_dim=5,
     ),
-    "conformer": ConformerConfig(feature_dim=8, dim=32, heads=4, feed_forward=48, layers=2, kernel=7, channels=4),
+    "conformer": ConformerConfig(feature_dim=8, dim=32, heads=4, feed_forward=48, layers=1, kernel=7, channels=4),
     "wav2vec2": Wav2Vec2Config(**SSL),
     "hubert": HubertConfig(**SSL, conv_norm="layer_norm", conv_bias=True, normalize=True, norm_first=True),
 }  # fmt: skip
@@ -102,14 +102,14 @@ def largest_difference(model: AcousticModel, path: Path, lengths: list[int]) -> 
     return max(float((a - b).abs().max()) for a, b in pairs)
 
 
-@pytest.mark.parametrize("plan", ["32", "1", "4", "layers", "rows"])
+@pytest.mark.parametrize("plan", ["32", "1", "layers", "rows"])
 @pytest.mark.parametrize("arch", CONFIGS)
 def test_outputs_are_those_of_the_same_weights(arch: str, plan: str, tmp_path: Path) -> None:
     reference, file = stored(tmp_path / "am.mpq", arch, plan)
     done = export_am(file, tmp_path / "am.onnx", 32, NARROWEST)
-    for lengths in ([60, 47, 5], [31]):
-        assert largest_difference(reference, tmp_path / "am.onnx", lengths) < 1e-4
+    assert largest_difference(reference, tmp_path / "am.onnx", [60, 47, 5]) < 1e-4
     if plan == "32":
+        assert largest_difference(reference, tmp_path / "am.onnx", [31]) < 1e-4
         assert done.operators == {} and done.difference < 1e-5
 
 
