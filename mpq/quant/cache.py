@@ -1,4 +1,8 @@
-"""Large tensors taken part by part, so that one pass of an elementwise computation finds the last one's in cache."""
+"""Large tensors taken part by part, so that one pass of an elementwise computation finds the last one's in cache.
+
+The sizes are those that were fastest on an AMD EPYC with 1 MB of second-level cache a core; a part more costs some ten
+microseconds.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,13 @@ import torch
 from torch import Tensor
 
 SHARE = 1 << 15  # numbers that torch gives a thread at least
-_AT_ONCE = 4 * SHARE  # float32: 0.5 MB a thread
+_WHOLE = 1 << 21  # numbers that stay in the third-level cache anyway
+_AT_ONCE = 1 << 18  # numbers of a part, for each thread: 1 MB of float32
 
 
 def parts(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Parts of `x` along its first dimension, and those of other tensors with as many entries there; on a GPU all."""
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or x.numel() <= _WHOLE:
         yield (x, *others)
         return
     at_once = max(1, _AT_ONCE * torch.get_num_threads() // max(1, x[:1].numel()))

@@ -10,6 +10,7 @@ Either way an utterance's numbers do not depend on those it is batched with, if 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from math import prod
 from typing import Any, cast
 
@@ -18,11 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mpq.quant.integer import EXACT, asks_gradients, int8_rows, int_linear
+from mpq.quant.cache import parts
+from mpq.quant.integer import EXACT, asks_gradients, int8_rows, int_linear, largest, rows_product, scale_of
 from mpq.quant.layers import Projector, QuantModule
 from mpq.quant.table import Quantized
 
-_PATCHES = 1 << 24  # numbers of patches that are held at once, where no gradient is asked for
+_PATCHES = 1 << 19  # numbers of patches at once, where no gradient is asked for: more would leave the processor's cache
+_CHANNELS = 8  # that are worth copying side by side
+
+Geometry = tuple[Sequence[int], Sequence[int], Sequence[int]]  # kernel, stride, dilation
 
 
 class QuantConv(QuantModule):
@@ -54,9 +59,7 @@ class QuantConv(QuantModule):
             return self._float_conv(input, quantized.dequantize() if surrogate is None else surrogate)
         if self.groups == self.in_channels == self.out_channels:
             return self._depthwise(F.pad(input, self.pads))
-        frames = input.movedim(1, -1)
-        padded = F.pad(frames, [0, 0, *self.pads]) if any(self.pads) else frames
-        return self._by_patches(padded).movedim(-1, 1)
+        return self._by_patches(input.movedim(1, -1)).movedim(-1, 1)
 
     def _float_conv(self, x: Tensor, weight: Tensor) -> Tensor:
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
@@ -67,32 +70,53 @@ class QuantConv(QuantModule):
     def _depthwise(self, x: Tensor) -> Tensor:
         quantized = self.quantized("weight")
         surrogate = self._surrogate("weight", quantized)
-        geometry = (self.kernel_size, self.stride, self.dilation)
-        return int_depthwise(x, quantized, self.bias, surrogate, geometry, self.a_bits)
+        return int_depthwise(x, quantized, self.bias, surrogate, self._geometry, self.a_bits)
 
     def _by_patches(self, x: Tensor) -> Tensor:
-        """`(N, ..., in)`, padded, to `(N, ..., out)`."""
+        """`(N, ..., in)` to `(N, ..., out)`."""
         taps = prod(self.kernel_size)
-        n_numbers = x.numel() * taps // prod(self.stride)
-        if not torch.is_grad_enabled() and len(x) > 1 and n_numbers > _PATCHES:
-            at_once = max(1, len(x) * _PATCHES // n_numbers)
-            return torch.cat([self._by_patches(part) for part in torch.split(x, at_once)])
         if self.groups == taps == 1:
-            rows = patches(x, self.kernel_size, self.stride, self.dilation, 1, False).squeeze(-2)
+            rows = patches(self._padded(x), self._geometry, 1, False).squeeze(-2)
             return self._linear(rows, "weight", self.bias)
         quantized = self.quantized("weight")
         surrogate = self._surrogate("weight", quantized)
-        if channels_last := quantized.scale.shape[1] == 1:
+        channels_last = quantized.scale.shape[1] == 1 and self.in_channels // self.groups >= _CHANNELS
+        if channels_last:
             quantized = quantized._replace(codes=_channels_last(quantized.codes, taps))
             surrogate = None if surrogate is None else _channels_last(surrogate, taps)
-        rows = patches(x, self.kernel_size, self.stride, self.dilation, self.groups, channels_last)
+        if asks_gradients(x, self.bias, surrogate):
+            return self._by_groups(x, quantized, surrogate, channels_last)
+        at_once = max(1, _PATCHES * prod(self.stride) // (x[:1].numel() * taps))
+        if self.groups > 1:
+            parts = torch.split(x, at_once)
+            return torch.cat([self._by_groups(part, quantized, None, channels_last) for part in parts])
+        out: Tensor | None = None
+        for first in range(0, len(x), at_once):
+            some = slice(first, first + at_once)
+            rows, scale = int8_patches(self._padded(x[some]), self._geometry, channels_last, self.a_bits)
+            if out is None:
+                out = scale.new_empty(len(x), *scale.shape[1:], self.out_channels)
+            rows_product(rows, scale.view(-1, 1), quantized, self.bias, out[some].view(len(rows), -1))
+        assert out is not None
+        return out
+
+    @property
+    def _geometry(self) -> Geometry:
+        return self.kernel_size, self.stride, self.dilation
+
+    def _padded(self, x: Tensor) -> Tensor:
+        return F.pad(x, [0, 0, *self.pads]) if any(self.pads) else x
+
+    def _by_groups(self, x: Tensor, weight: Quantized, surrogate: Tensor | None, channels_last: bool) -> Tensor:
+        """The same by a linear layer of patches for each group, with gradients if they are asked for."""
+        rows = patches(self._padded(x), self._geometry, self.groups, channels_last)
         size = self.out_channels // self.groups
         outs = []
         for group in range(self.groups):
             some = slice(group * size, (group + 1) * size)
             bias = None if self.bias is None else self.bias[some]
-            weight = None if surrogate is None else surrogate[some]
-            outs.append(int_linear(rows[..., group, :], quantized.rows(some), bias, weight, self.a_bits))
+            latent = None if surrogate is None else surrogate[some]
+            outs.append(int_linear(rows[..., group, :], weight.rows(some), bias, latent, self.a_bits))
         return torch.cat(outs, -1) if self.groups > 1 else outs[0]
 
 
@@ -104,36 +128,61 @@ class QuantConv2d(QuantConv, nn.Conv2d):
     """nn.Conv2d with a quantized weight."""
 
 
-def patches(
-    x: Tensor,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    channels_last: bool,
-) -> Tensor:
+def patches(x: Tensor, geometry: Geometry, groups: int, channels_last: bool) -> Tensor:
     """What each output frame of a convolution sees.
 
     Args:
-        x: (N, ..., C), padded, with as many dimensions between as `kernel` has numbers.
+        x: (N, ..., C), padded.
+        geometry: kernel, stride and dilation of every dimension between N and C.
         channels_last: the channels of a tap stand side by side, which is several times as fast to copy; else the taps
             of a channel, as in a convolution's weight.
     Returns:
         (N, ..., groups, C / groups * prod(kernel)).
     """
-    for i, (size, step, spread) in enumerate(zip(kernel, stride, dilation, strict=True)):
-        x = x.unfold(1 + i, (size - 1) * spread + 1, step)[..., ::spread]
+    kernel = geometry[0]
+    x = _windows(x, geometry)
     place = 1 + len(kernel)  # of the channels
     x = x.reshape(*x.shape[:place], groups, x.shape[place] // groups, *kernel)
     return (x.movedim(place + 1, -1) if channels_last else x).flatten(place + 1)
 
 
+def _windows(x: Tensor, geometry: Geometry) -> Tensor:
+    """(N, ..., C) to (N, ..., C, *kernel), without a copy."""
+    for i, (size, step, spread) in enumerate(zip(*geometry, strict=True)):
+        x = x.unfold(1 + i, (size - 1) * spread + 1, step)[..., ::spread]
+    return x
+
+
+def int8_patches(x: Tensor, geometry: Geometry, channels_last: bool, n_bits: int) -> tuple[Tensor, Tensor]:
+    """`int8_rows` of `patches` in one group, with the numbers of neither: what is largest in a patch is found by place.
+
+    Args:
+        x: (N, ..., C), padded.
+    Returns:
+        codes (M, C * prod(kernel)) int8, and scale (N, ...) float32, M numbers.
+    """
+    x = x.to(torch.float32)
+    sizes = largest(x.abs()).squeeze(-1)
+    for i, (size, step, spread) in enumerate(zip(*geometry, strict=True)):
+        taken = sizes.unfold(1 + i, (size - 1) * spread + 1, step)[..., ::spread]
+        sizes = reduce(torch.maximum, taken.unbind(-1))
+    scale = scale_of(sizes, n_bits)
+    windows, place = _windows(x, geometry), 1 + len(geometry[0])
+    if not channels_last:  # each tap's numbers side by side, and so a product with the transposed codes
+        taps_first = windows.movedim(tuple(range(place, windows.dim())), tuple(range(windows.dim() - place)))
+        codes = torch.div(taps_first, scale, out=x.new_empty(taps_first.shape)).round_().to(torch.int8)
+        return codes.view(-1, scale.numel()).t(), scale
+    windows = windows.movedim(place, -1)
+    codes = torch.empty(windows.shape, dtype=torch.int8, device=x.device)
+    each = scale.view(*scale.shape, *[1] * (windows.dim() - place))
+    for part, part_scale, out in parts(windows, each, codes):
+        out.copy_((part / part_scale).round_())
+    return codes.view(scale.numel(), -1), scale
+
+
 def _channels_last(weight: Tensor, taps: int) -> Tensor:
     """Columns of a weight (rows, channels * taps) in the order of `patches` with `channels_last`."""
     return weight.view(len(weight), -1, taps).transpose(1, 2).flatten(1)
-
-
-Geometry = tuple[Sequence[int], Sequence[int], Sequence[int]]  # kernel, stride, dilation
 
 
 def int_depthwise(

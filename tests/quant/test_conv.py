@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpq.quant import QuantConv1d, QuantConv2d, freeze, int8_rows, quantizable, quantize_model, uniform_plan
-from mpq.quant.conv import patches
+from mpq.quant.conv import int8_patches, patches
 from mpq.quant.layers import QuantModule
 
 KINDS: dict[str, tuple[type[nn.Conv1d | nn.Conv2d], tuple[int, ...], dict[str, Any]]] = {
@@ -25,6 +25,7 @@ KINDS: dict[str, tuple[type[nn.Conv1d | nn.Conv2d], tuple[int, ...], dict[str, A
     "multiplied": (nn.Conv1d, (6, 12, 3), {"groups": 6}),
     "front": (nn.Conv2d, (1, 6, 3), {"stride": 2, "padding": 1}),
     "second": (nn.Conv2d, (4, 6, (3, 2)), {"stride": (3, 2), "padding": (1, 0)}),
+    "wide": (nn.Conv2d, (8, 6, (3, 2)), {"stride": (2, 1), "padding": (1, 0), "dilation": (1, 2)}),
     "depthwise-2d": (nn.Conv2d, (4, 4, 3), {"groups": 4, "padding": 1, "dilation": (1, 2)}),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -54,7 +55,7 @@ def rounded_conv(layer: QuantModule, x: Tensor, a_bits: int) -> Tensor:
         conv_of = F.conv1d if padded.dim() == 3 else F.conv2d
         shaped = weight.view(-1, 1, *conv.kernel_size)
         return conv_of(seen, shaped, bias, conv.stride, 0, conv.dilation, groups)
-    rows = patches(padded.movedim(1, -1), conv.kernel_size, conv.stride, conv.dilation, groups, False)
+    rows = patches(padded.movedim(1, -1), (conv.kernel_size, conv.stride, conv.dilation), groups, False)
     out = torch.zeros(*rows.shape[:-2], conv.out_channels).double()
     for channel in range(conv.out_channels):
         codes, scale = int8_rows(rows[..., channel // size, :], a_bits)
@@ -82,8 +83,8 @@ def test_patches_are_those_of_torchs_convolution(kind: str) -> None:
     _, x = make(kind)
     conv: Any = layer(*sizes, **options)
     padded = F.pad(x, conv._reversed_padding_repeated_twice).movedim(1, -1)
-    rows = patches(padded, conv.kernel_size, conv.stride, conv.dilation, conv.groups, False)
-    turned = patches(padded, conv.kernel_size, conv.stride, conv.dilation, conv.groups, True)
+    rows = patches(padded, (conv.kernel_size, conv.stride, conv.dilation), conv.groups, False)
+    turned = patches(padded, (conv.kernel_size, conv.stride, conv.dilation), conv.groups, True)
     taps = math.prod(conv.kernel_size)
     assert torch.equal(turned.unflatten(-1, (taps, -1)).transpose(-1, -2).flatten(-2), rows)
     size = conv.out_channels // conv.groups
@@ -92,6 +93,28 @@ def test_patches_are_those_of_torchs_convolution(kind: str) -> None:
     if conv.bias is not None:
         out = out + conv.bias.view(-1, *[1] * (x.dim() - 2))
     torch.testing.assert_close(out, conv(x), rtol=1e-4, atol=1e-4)
+
+
+@every_kind
+def test_patches_are_rounded_as_rows(kind: str) -> None:
+    layer, sizes, options = KINDS[kind]
+    _, x = make(kind)
+    x[0] = 0
+    conv: Any = layer(*sizes, **options)
+    geometry, frames = (conv.kernel_size, conv.stride, conv.dilation), x.movedim(1, -1)
+    for channels_last in (False, True):
+        rows, scale = int8_rows(patches(frames, geometry, 1, channels_last).squeeze(-2))
+        found_rows, found_scale = int8_patches(frames, geometry, channels_last, 8)
+        assert torch.equal(found_rows.reshape(rows.shape), rows) and torch.equal(found_scale, scale.squeeze(-1))
+
+
+@every_kind
+def test_parts_of_a_batch_give_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = make(kind)
+    with torch.no_grad():
+        expected = model(x)
+        monkeypatch.setattr("mpq.quant.conv._PATCHES", 1)
+        assert torch.equal(model(x), expected)
 
 
 @every_kind
