@@ -3,8 +3,8 @@
 Reads   a packed or float model from `mpq quantize`, `mpq train-lm` (its units beside it) or `mpq train-am`.
 Writes  OUT.onnx, and a copy of a language model's units beside it. Weights of up to 2, 4 and 8 bits become MatMulNBits
         and GatherBlockQuantized (com.microsoft) with codes of 2, 4 and 8 bits: the same weights exactly; rows with bits
-        of their own are sorted by width. Float weights become MatMul and Gather. Metadata: architecture, config,
-        bit_plan, and what follows.
+        of their own are sorted by width, the offsets of asymmetric tables are added. Float weights become MatMul and
+        Gather. Metadata: architecture, config, bit_plan, and what follows.
         Language models. Input: units (batch, time) int64, <s> first, padded on the right with any unit. Output:
         log_probs (batch, time, number of units), natural logarithms. An LSTM's recurrence is a Scan. Metadata:
         vocab_hash, bos, eos, unk.
@@ -60,8 +60,6 @@ def run(args: Namespace) -> None:
 
     check_writable(args.out, [args.model, f"{args.model}/model.mpq", args.tokenizer])
     stored = read_model_file(args.model)
-    if stored.plan.table == "asym":
-        raise BadInput(f"{args.model}: asymmetric tables are not exported; quantize it with --table uniform or pow2")
     if stored.plan.a_bits == 4 and args.activations is None:
         raise BadInput(f"{args.model}: onnxruntime has no activations of 4 bits; give --activations 8 or 32")
     if stored.arch in CONFIGS:

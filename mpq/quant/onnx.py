@@ -4,7 +4,8 @@ A quantized matrix becomes ``MatMulNBits``, a quantized embedding ``GatherBlockQ
 bits, unsigned, where ours are signed and symmetric: a level q is stored as q + 2^(bits-1), the operators' zero point
 where none is given, so that scale * (stored - zero point) is our weight exactly. Tables between these widths go into
 the next wider one (1 bit into 2, 3 into 4, 5 to 7 into 8). Both have one float32 scale for each block of columns;
-a scale of ours that covers several blocks is written once for each.
+a scale of ours that covers several blocks is written once for each. The offset of an asymmetric table is a term of its
+own: times the sum of what is multiplied, or added to the rows.
 """
 
 from __future__ import annotations
@@ -197,36 +198,35 @@ class OnnxGraph:
 
     def linear(self, x: str, name: str, bias: Tensor | None = None) -> str:
         """x @ weight.T + bias, (..., K) to (..., N), for the matrix `name` (N, K)."""
-        if name in self.quantized:
-            parts = self._parts(name)
-            products = [self._product(x, name, part, bias) for part in parts]
-            if len(parts) == 1:
-                return products[0]
+        if name not in self.quantized:
+            product = self.op("MatMul", x, self.constant(self.parameters[name].flatten(1).t(), name))
+            return product if bias is None else self.op("Add", product, self.constant(bias, f"{name}.bias"))
+        parts = self._parts(name)
+        products = [self._product(x, name, part, bias) for part in parts]
+        product = products[0]
+        if len(parts) > 1:
             places = self.constant(_places(parts), f"{name}.places")
-            return self.op("Gather", self.op("Concat", *products, axis=-1), places, axis=-1)
-        product = self.op("MatMul", x, self.constant(self.parameters[name].flatten(1).t(), name))
-        return product if bias is None else self.op("Add", product, self.constant(bias, f"{name}.bias"))
+            product = self.op("Gather", self.op("Concat", *products, axis=-1), places, axis=-1)
+        offset = self._offset(name)
+        if offset is None:
+            return product
+        groups, last = offset.shape[1], self.constant([-1])
+        pieces = self.ops("Split", x, count=groups, axis=-1, num_outputs=groups)
+        sums = self.op("Concat", *(self.op("ReduceSum", piece, last) for piece in pieces), axis=-1)
+        return self.op("Add", product, self.op("MatMul", sums, self.constant(offset.t(), f"{name}.offset")))
 
     def embedding(self, units: str, name: str) -> str:
         """The rows `units` (...) int64 of the matrix `name` (V, K): (..., K)."""
         if name not in self.quantized:
             return self.op("Gather", self.parameter(name), units)
-        parts = self._parts(name)
-        if len(parts) == 1:
-            return self._gather(units, name, parts[0])
-        # a table for each width, between two rows of zeros that stand for the rows of the others; the sum is exact
-        place = self.op("Gather", self.constant(_places(parts), f"{name}.places"), units)
-        total, start = "", 0
-        for part in parts:
-            n_rows = len(part.rows)
-            local = self.op("Sub", place, self.constant(start - 1))
-            local = self.op("Clip", local, self.constant(0), self.constant(n_rows + 1))
-            framed = part._replace(
-                codes=F.pad(part.codes, (0, 0, 1, 1)), scale=F.pad(part.scale, (0, 0, 1, 1), value=1.0)
-            )
-            rows = self._gather(local, name, framed)
-            total, start = self.op("Add", total, rows) if total else rows, start + n_rows
-        return total
+        parts, offset = self._parts(name), self._offset(name)
+        rows = self._gather(units, name, parts[0]) if len(parts) == 1 else self._gather_parts(units, name, parts)
+        if offset is None:
+            return rows
+        columns = parts[0].codes.shape[1]
+        group = self.constant(torch.arange(columns) // (columns // offset.shape[1]), f"{name}.groups")
+        found = self.op("Gather", self.constant(offset, f"{name}.offset"), units)
+        return self.op("Add", rows, self.op("Gather", found, group, axis=-1))
 
     @contextmanager
     def body(self) -> Iterator[list[onnx.NodeProto]]:
@@ -274,6 +274,11 @@ class OnnxGraph:
         chosen = {width: (row_widths == width).nonzero().squeeze(1) for width in widths}
         return [_Part(w, rows, held.codes[rows], scale[rows]) for w, rows in chosen.items() if len(rows)]
 
+    def _offset(self, name: str) -> Tensor | None:
+        """What an asymmetric table adds to the rows of a matrix, (rows, groups)."""
+        held = self.quantized[name]
+        return None if held.offset is None else held.offset.float().expand(len(held.codes), -1)
+
     def _product(self, x: str, name: str, part: _Part, bias: Tensor | None) -> str:
         """MatMulNBits: (..., K) to (..., R)."""
         n_rows, columns = part.codes.shape
@@ -287,6 +292,21 @@ class OnnxGraph:
         settings = {"K": columns, "N": n_rows, "bits": part.width, "block_size": size}
         accuracy = _ACCURACY[self.activations]
         return self.op("MatMulNBits", *inputs, domain=MICROSOFT, accuracy_level=accuracy, **settings)
+
+    def _gather_parts(self, units: str, name: str, parts: Sequence[_Part]) -> str:
+        """Rows of a table for each width, between two of zeros that stand for the rows of others; the sum is exact."""
+        place = self.op("Gather", self.constant(_places(parts), f"{name}.places"), units)
+        total, start = "", 0
+        for part in parts:
+            n_rows = len(part.rows)
+            local = self.op("Sub", place, self.constant(start - 1))
+            local = self.op("Clip", local, self.constant(0), self.constant(n_rows + 1))
+            framed = part._replace(
+                codes=F.pad(part.codes, (0, 0, 1, 1)), scale=F.pad(part.scale, (0, 0, 1, 1), value=1.0)
+            )
+            rows = self._gather(local, name, framed)
+            total, start = self.op("Add", total, rows) if total else rows, start + n_rows
+        return total
 
     def _gather(self, rows: str, name: str, part: _Part) -> str:
         """GatherBlockQuantized: (...) int64 to (..., K)."""

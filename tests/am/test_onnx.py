@@ -71,13 +71,13 @@ def stored(path: Path, arch: str, plan_name: str) -> tuple[AcousticModel, ModelF
 
 
 def plan_of(model: AcousticModel, name: str) -> BitPlan:
-    """The same bits everywhere, bits by layer, or by row."""
+    """The same bits everywhere, asymmetric ones, bits by layer, or by row."""
     shapes = quantizable(model)
     if name == "layers":
         return BitPlan({weight: (4, 3, 32, 8, 2)[i % 5] for i, weight in enumerate(shapes)})
     if name == "rows":
         return BitPlan({weight: tuple(row * 3 % 8 + 1 for row in range(size[0])) for weight, size in shapes.items()})
-    return uniform_plan(model, int(name))
+    return uniform_plan(model, 2, table="asym") if name == "asym" else uniform_plan(model, int(name))
 
 
 def inputs_of(model: AcousticModel, lengths: list[int]) -> dict[str, Tensor]:
@@ -102,7 +102,7 @@ def largest_difference(model: AcousticModel, path: Path, lengths: list[int]) -> 
     return max(float((a - b).abs().max()) for a, b in pairs)
 
 
-@pytest.mark.parametrize("plan", ["32", "1", "layers", "rows"])
+@pytest.mark.parametrize("plan", ["32", "asym", "layers", "rows"])
 @pytest.mark.parametrize("arch", CONFIGS)
 def test_outputs_are_those_of_the_same_weights(arch: str, plan: str, tmp_path: Path) -> None:
     reference, file = stored(tmp_path / "am.mpq", arch, plan)

@@ -31,7 +31,7 @@ CONFIGS = {
     "transformer": LmConfig("transformer", dim=32, layers=2, heads=2, dim_ff=80, dropout=0.0),
     "odd": LmConfig("lstm", dim=19, layers=1, dropout=0.0),
 }
-PLANS = ["1", "2", "3", "4", "8", "32", "layers", "rows", "pow2", "matrix"]
+PLANS = ["1", "2", "3", "4", "8", "32", "layers", "rows", "pow2", "matrix", "asym"]
 SENTENCES = [[3, 4, 5], [], [6], [7, 8, 9, 10, 11, 12, 3, 4, 5, 6, 7], [12, 12], [0, 5, 9, 3, 4, 4, 4]]
 
 
@@ -44,7 +44,13 @@ def plan_of(model: LanguageModel, bits: str) -> BitPlan:
         return BitPlan({name: (1, 2, 3, 4, 6, 8, 32)[i % 7] for i, name in enumerate(shapes)})
     if bits == "rows":
         return BitPlan({name: tuple((5 * row) % 8 + 1 for row in range(shape[0])) for name, shape in shapes.items()})
-    settings = {"pow2": {"table": "pow2"}, "matrix": {"scale": "matrix"}, "groups": {"scale": 16}}[bits]
+    settings = {
+        "pow2": {"table": "pow2"},
+        "asym": {"table": "asym"},
+        "matrix": {"scale": "matrix"},
+        "groups": {"scale": 16},
+        "asym groups": {"scale": 16, "table": "asym"},
+    }[bits]
     return uniform_plan(model, 4, **settings)
 
 
@@ -76,7 +82,9 @@ def onnx_scores(path: Path, batch: LmBatch) -> np.ndarray[Any, np.dtype[np.float
     return total
 
 
-@pytest.mark.parametrize(("arch", "bits"), [*product(CONFIGS, PLANS), ("lstm", "groups"), ("transformer", "groups")])
+@pytest.mark.parametrize(
+    ("arch", "bits"), [*product(CONFIGS, PLANS), *product(["lstm", "transformer"], ["groups", "asym groups"])]
+)
 @torch.no_grad()
 def test_scores_are_ours(arch: str, bits: str, words: Tokenizer, tmp_path: Path) -> None:
     lm = saved(tmp_path, words, arch, bits)
