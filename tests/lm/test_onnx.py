@@ -44,7 +44,7 @@ def plan_of(model: LanguageModel, bits: str) -> BitPlan:
         return BitPlan({name: (1, 2, 3, 4, 6, 8, 32)[i % 7] for i, name in enumerate(shapes)})
     if bits == "rows":
         return BitPlan({name: tuple((5 * row) % 8 + 1 for row in range(shape[0])) for name, shape in shapes.items()})
-    settings = {
+    settings: dict[str, Any] = {
         "pow2": {"table": "pow2"},
         "asym": {"table": "asym"},
         "matrix": {"scale": "matrix"},
