@@ -136,7 +136,7 @@ def decode_set(
             shutil.rmtree(old)
     folder.mkdir(exist_ok=True)
     numbers = range(0, len(features), PART)
-    missing = [begin for begin in numbers if not _part(folder, begin, "done").exists()]
+    missing = [begin for begin in numbers if not _part(folder, begin, "speed").exists()]
     _jobs[:] = [_Job(model.eval(), lhuc, features, decoder, folder)]
     try:
         for _ in progress(map_processes(_decode_part, missing, nj), len(missing), "decode (parts)"):
@@ -162,8 +162,8 @@ def _decode_part(begin: int) -> None:
     write_nbest(_part(job.folder, begin, "nbest.jsonl"), (result.nbest for result in decoded))
     write_lattices(_part(job.folder, begin, "lat"), [r.lattice for r in decoded if r.lattice is not None])
     problems = [{"utt": r.nbest.utt, "problem": r.problem} for r in decoded if r.problem]
+    write_jsonl(_part(job.folder, begin, "problems"), problems)
     write_jsonl(_part(job.folder, begin, "speed"), [{"am_seconds": watch.seconds}])
-    write_jsonl(_part(job.folder, begin, "done"), problems)
 
 
 def _decode_batches(job: _Job, indexes: Sequence[int], watch: Stopwatch) -> Iterator[tuple[str, Decoded]]:
@@ -211,7 +211,7 @@ def _merge(features: FeatureSet, folder: Path, begins: Sequence[int], out: Path)
         for begin in begins:
             yield from read_lattices(_part(folder, begin, "lat"))
 
-    problems = [row for begin in begins for _, row in read_jsonl(_part(folder, begin, "done"))]
+    problems = [row for begin in begins for _, row in read_jsonl(_part(folder, begin, "problems"))]
     for row in problems:
         print(f"warning: utterance {row['utt']}: {row['problem']}", file=sys.stderr)
     errors = oracle = n_words = n_hyps = 0
