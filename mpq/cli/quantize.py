@@ -105,22 +105,27 @@ def _check_kind(args: Namespace, arch: str, is_acoustic: bool) -> None:
         raise BadInput("--text: --train none reads no training text; give held-out text by --dev, or none")
 
 
-def _start(args: Namespace, model: nn.Module) -> tuple[dict[str, Tensor] | None, str | list[str]]:
-    """The weights of --init, if any, and what identifies these and the model."""
+def _start(args: Namespace, model: nn.Module, plan: BitPlan) -> tuple[dict[str, Tensor] | None, str | list[str]]:
+    """The weights of --init, if any, with learned scales if it has some, and what identifies these and the model."""
     from mpq.io import BadInput, sha256_file
     from mpq.quant import model_path, read_model_file
+    from mpq.quant.layers import LEARNED
 
     key = sha256_file(model_path(args.model))
     if args.init is None:
         return None, key
-    weights = read_model_file(model_path(args.init)).state_dict()
-    expected, found = ({name: tuple(w.shape) for name, w in part.items()} for part in (model.state_dict(), weights))
+    stored = read_model_file(model_path(args.init))
+    weights = stored.state_dict()
+    expected = {name: tuple(w.shape) for name, w in model.state_dict().items()}
+    found = {name: tuple(w.shape) for name, w in weights.items() if not name.endswith(LEARNED)}
     if found != expected:
         name = next(name for name in (*expected, *found) if expected.get(name) != found.get(name))
         raise BadInput(
             f"{args.init}: {name} has the shape {found.get(name)}, in {args.model} {expected.get(name)}; "
             "give float weights of the same model, as mpq search --method one-stage leaves them"
         )
+    if len(found) < len(weights) and stored.extra.get("plan") != dict(plan.bits):
+        raise BadInput(f"{args.init}: holds scales for the bits of another plan; give the plan that it was made with")
     return weights, [key, sha256_file(model_path(args.init))]
 
 
@@ -172,7 +177,7 @@ def _train_lm(args: Namespace, lm: LoadedLm, plan: BitPlan, texts: LmTexts | Non
     if texts is None or not args.text:
         raise BadInput(f"--train {args.train} needs the training text (--text) and the held-out text (--dev)")
     config = quant_train_config(args)
-    init, key = _start(args, lm.model)
+    init, key = _start(args, lm.model, plan)
     return train_quantized_lm(lm, plan, config, texts, f"{args.out}.train", key, args.train, init)[0]
 
 
@@ -190,7 +195,7 @@ def _quantize_am(args: Namespace, units: list[str]) -> str:
     if args.train != "none" and not (args.features and args.dev and args.lang):
         raise BadInput(f"--train {args.train} needs training features (--features), held-out ones (--dev) and --lang")
     data = _am_data(args, model, units)
-    init, key = _start(args, model)
+    init, key = _start(args, model, plan)
     before = dev_loss(model, config, data) if data else None
     if args.train == "none":
         quantize_model(model, plan)

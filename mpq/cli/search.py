@@ -6,7 +6,7 @@ Reads   a float model: a language model from `mpq train-lm` (its units beside it
         that hessian, nas and one-stage look at.
 Writes  OUT.yaml, a plan for `mpq quantize --plan`; with --costs the measured sensitivities, which then serve any other
         budget at once; for nas and one-stage checkpoints and logs in OUT.search/ (a killed search continues there), for
-        one-stage also OUT.search/latent.mpq, the weights for `mpq quantize --init`.
+        one-stage also OUT.search/latent.mpq, the weights and scales for `mpq quantize --init`.
 
 --method kl       divergence of the predictions when one matrix is rounded; rows share their matrix's
                   by Fisher information
@@ -177,26 +177,28 @@ def _plan(args: Namespace, searched: Searched, grid: Grid) -> BitPlan:
     shapes = quantizable(searched.model)
     if args.method == "uniform":
         return uniform_plan_within(shapes, grid, args.bits)
-    costs = _one_stage(args, searched, grid) if args.method == "one-stage" else _costs(args, searched, grid)
-    return costs.plan(shapes, args.bits)
+    if args.method == "one-stage":
+        return _one_stage(args, searched, grid)
+    return _costs(args, searched, grid).plan(shapes, args.bits)
 
 
-def _one_stage(args: Namespace, searched: Searched, grid: Grid) -> Costs:
-    """The costs that pass 1 ends with; its weights are written."""
+def _one_stage(args: Namespace, searched: Searched, grid: Grid) -> BitPlan:
+    """The plan that pass 1 ends with; its weights and scales are written."""
     from pathlib import Path
 
     from mpq.cli._searched import open_data
     from mpq.io import sha256_file
-    from mpq.quant import model_path
+    from mpq.quant import model_path, quantizable
     from mpq.search import OneStageConfig, search_one_stage
     from mpq.train.loop import FitConfig
 
     options, folder = args.one_stage.as_dict(), Path(f"{args.out}.search")
     config = OneStageConfig(**{**options, "fit": FitConfig(**options["fit"])})
     key = sha256_file(model_path(args.model))
-    costs, latent = search_one_stage(open_data(args, searched), grid, config, folder, key, args.bits)
-    searched.save(folder / "latent.mpq", latent, {"train": "one-stage", "bits": args.bits})
-    return costs
+    costs, net = search_one_stage(open_data(args, searched), grid, config, folder, key, args.bits)
+    plan = costs.plan(quantizable(searched.model), args.bits)
+    searched.save(folder / "latent.mpq", net.latent(plan), {"train": "one-stage", "plan": dict(plan.bits)})
+    return plan
 
 
 def _plan_of_ratio(args: Namespace, searched: Searched, grid: Grid) -> Callable[[float], BitPlan]:

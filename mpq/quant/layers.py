@@ -35,6 +35,7 @@ from mpq.quant.table import (
 
 LOG_SCALE = "_log_scale"  # after a weight's name: the scales of its codes while they are learned
 SHIFT = "_shift"  # and the offsets of an asymmetric table, in scales
+LEARNED = (LOG_SCALE, SHIFT)
 
 
 def weight_names(layer: nn.Module) -> list[str]:
@@ -128,7 +129,7 @@ class QuantModule(nn.Module):
         for name in self.__constants__:
             setattr(self, name, getattr(original, name))
         for name, parameter in original._parameters.items():
-            if not name.endswith((LOG_SCALE, SHIFT)):  # of an earlier plan
+            if not name.endswith(LEARNED):  # of an earlier plan
                 self.register_parameter(name, parameter)
         for name, projector in projectors.items():
             for ending, learned in projector.learned().items():

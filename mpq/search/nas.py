@@ -24,15 +24,78 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mpq.io import BadInput, check_ranges
 from mpq.search.costs import Costs, Grid
 from mpq.search.data import SearchData
 from mpq.search.supernet import MixConfig, Supernet
 from mpq.train.loop import fit
 
+PENALTIES = ("sqrt", "size", "budget")
+
 
 @dataclass
 class NasConfig(MixConfig):
-    """How architecture search learns bits."""
+    """How architecture search learns bits.
+
+    Attributes:
+        beta: weight of the penalty on bits; with `budget` at first.
+        penalty: `sqrt`: Σ a sqrt(n) over the matrices (2111.14479, eq 11); `size`: expected bits of a weight, which
+            counts large matrices more; `budget`: the same, with a beta that makes them what the plan may have (--bits).
+        beta_speed: with `budget`, how fast ln beta moves: by this much a step where twice the budget is spent.
+    """
+
+    beta: float = 0.02
+    penalty: str = "sqrt"
+    beta_speed: float = 0.02
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.penalty not in PENALTIES:
+            raise BadInput(f"penalty: '{self.penalty}' is not one of {', '.join(PENALTIES)}")
+        check_ranges(self, beta="[0, inf)", beta_speed="[0, inf)")
+        if self.penalty == "budget" and not self.beta:
+            raise BadInput("beta: 0 can neither rise nor fall; with the penalty budget expected a number above 0")
+
+
+class PricedNet(Supernet):
+    """A supernet whose bits have a price.
+
+    Args:
+        model: float; it becomes part of the supernet and is trained with it.
+        grid: candidates, at layer level.
+        config: how the mixture is learned.
+        budget: average bits of a weight that the penalty `budget` aims at; the other penalties take none.
+
+    Raises:
+        BadInput: bits of rows are asked for, or a budget does not go with the penalty.
+    """
+
+    config: NasConfig
+    beta: Tensor  # scalar, float64: a state that checkpoints keep
+
+    def __init__(self, model: nn.Module, grid: Grid, config: NasConfig, budget: float | None = None) -> None:
+        super().__init__(model, grid, config)
+        if (budget is None) == (config.penalty == "budget"):
+            raise BadInput(
+                f"penalty: {config.penalty}: 'budget' needs average bits to aim at (--bits), the others take none"
+            )
+        self._budget = budget
+        self.register_buffer("beta", torch.tensor(config.beta, dtype=torch.float64))
+
+    def penalty(self, mixture: list[Tensor]) -> Tensor:
+        """The price of the bits of a mixture, a scalar; for a budget, beta is adapted before."""
+        if self.config.penalty == "sqrt":
+            roots = torch.tensor(self.grid.candidates, device=mixture[0].device, dtype=torch.float32).sqrt()
+            return self.beta.float() * torch.stack([a @ roots for a in mixture]).sum()
+        if self._budget is not None:
+            with torch.no_grad():
+                ratio = self.average_bits([a.exp() for a in self.log_alphas().values()]) / self._budget
+                self.beta.mul_(torch.exp(self.config.beta_speed * (ratio - 1.0)))
+        return self.beta.float() * self.average_bits(mixture)
+
+    def validate(self, data: SearchData) -> dict[str, float]:
+        """Held-out loss of the likeliest bits, their average, and beta."""
+        return {**super().validate(data), "beta": self.beta.item()}
 
 
 @dataclass
@@ -48,7 +111,7 @@ class NasTask:
 
     name = "bit search"
 
-    def __init__(self, net: Supernet, data: SearchData) -> None:
+    def __init__(self, net: PricedNet, data: SearchData) -> None:
         self.model: nn.Module = net
         self._net, self._data, self._config = net, data, net.config
         self._n_batches = data.n_batches(self._config.batch_tokens)
@@ -93,7 +156,7 @@ def nas_costs(
         budget: average bits of a weight that the penalty `budget` aims at; the other penalties take none.
     """
     torch.manual_seed(config.fit.seed)
-    net = Supernet(copy.deepcopy(data.model), grid, config, budget)
+    net = PricedNet(copy.deepcopy(data.model), grid, config, budget)
     run_key = {"method": "nas", "config": asdict(config), "grid": asdict(grid), "data": data.key, "float": key}
     fit(NasTask(net, data), config.fit, exp_dir, key={**run_key, "budget": budget})
     return net.costs("nas")

@@ -1,12 +1,13 @@
 """One-stage mixed precision: weights and bits are learned together, in one run (arXiv 2501.03643).
 
-    min  (1 - η) L(ŵ) + η KL( p_float || p_ŵ ) + β ( Σ_l N_l Σ_n a_n^l n / Σ_l N_l ),   ŵ_l = Σ_n a_n^l f_n(Θ_l)
+    min  (1 - η) L(ŵ) + η KL( p_float || p_ŵ ),   ŵ_l = Σ_n a_n^l f_n(Θ_l),   Σ_l N_l Σ_n p_n^l n = B Σ_l N_l
 
-Each weight matrix has one latent float weight Θ_l, shared by all candidates, and a Gumbel-softmax sample a^l over them,
-whose temperature falls. Every step moves the weights, straight through the rounding, and the logits; β follows what is
-spent, until the expected bits meet the budget. So pass 1 ends with a plan, projected on the exact budget, and with
-weights that are used to being rounded: pass 2 fixes the bits and trains on from there (`mpq quantize --init`). Where
-bits are searched in a stage of their own, by sensitivity or on a copy of the model, training starts anew afterwards.
+Each weight matrix has one latent float weight Θ_l, shared by all candidates, which have learned scales each, and a
+Gumbel-softmax sample a^l of probabilities p^l, whose temperature falls. Every step moves the weights, straight through
+the rounding, their scales and the probabilities; the bits of a weight that these expect are the budget's throughout.
+So pass 1 ends with a plan, projected on the exact budget, and with weights and scales that are used to it: pass 2 fixes
+the bits and trains on from there (`mpq quantize --init`). Where bits are searched in a stage of their own, by
+sensitivity or on a copy of the model, training starts anew afterwards.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpq.io import check_ranges
-from mpq.search.costs import Costs, Grid
+from mpq.quant import BitPlan
+from mpq.quant.layers import Projector
+from mpq.search.costs import Costs, Grid, named_weights
 from mpq.search.data import SearchData
 from mpq.search.supernet import MixConfig, Supernet
 from mpq.train.loop import FitConfig, fit
+
+_HIGHEST = 64.0  # price of a bit: e^-64 of a chance are none
 
 
 @dataclass
@@ -33,8 +38,6 @@ class OneStageConfig(MixConfig):
     """How weights and bits are learned together.
 
     Attributes:
-        steepness: power of (expected bits / budget) that multiplies beta, which alone would swing: Adam moves logits at
-            a speed of its own, whatever their gradients.
         distill: weight (0 to 1) of the divergence from the float model's predictions; the model's loss has the rest.
         epoch_part: part (above 0, up to 1) of the training data that an epoch takes.
     """
@@ -43,23 +46,89 @@ class OneStageConfig(MixConfig):
     fit: FitConfig = field(
         default_factory=lambda: FitConfig(epochs=1, lr=5e-3, weight_decay=0.0, schedule="constant", seed=2)
     )
-    beta: float = 0.1
-    beta_speed: float = 0.05
-    penalty: str = "budget"
     t_start: float = 1.0
     t_end: float = 0.3
     logit_speed: float = 10.0
-    steepness: float = 8.0
     distill: float = 0.5
     epoch_part: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_ranges(self, steepness="[0, 100]", distill="[0, 1]", epoch_part="(0, 1]")
+        check_ranges(self, distill="[0, 1]", epoch_part="(0, 1]")
 
-    def price(self, ratio: float) -> float:
-        """What multiplies beta where that many times the budget is spent."""
-        return float(ratio**self.steepness)
+
+class BudgetNet(Supernet):
+    """A supernet whose expected bits are the budget's at every step, and whose scales are learned.
+
+    A bit has a price λ, `p_n^l ~ exp(logit_n^l - λ n)`, which is no weight to be tuned but what the budget makes it,
+    and gradients see it move: a matrix takes bits only from others that lose less by it. At first all have the same
+    chances. (A penalty that leads from the 4.7 bits of equal shares to a budget of 3 decided for 2 bits everywhere
+    before the loss had said anything: mini's Conformer.)
+
+    Each candidate has learned scales, as the layers of pass 2 have; so weights are trained with what pass 2 takes over.
+
+    Args:
+        model: float; it becomes part of the supernet and is trained with it.
+        grid: candidates, at layer level.
+        config: how the mixture is learned.
+        budget: average bits of a weight.
+
+    Raises:
+        BadInput: bits of rows are asked for.
+    """
+
+    parts: Tensor  # (L,) of all weights, by matrix
+    bits: Tensor  # (n,) of the candidates
+
+    def __init__(self, model: nn.Module, grid: Grid, config: MixConfig, budget: float) -> None:
+        super().__init__(model, grid, config)
+        weights = named_weights(model)
+        self._projectors = {
+            name: [Projector(grid.precision(n_bits), weight) for n_bits in grid.candidates]
+            for name, weight in weights.items()
+        }
+        every = [projector.learned() for row in self._projectors.values() for projector in row]
+        self.scales = nn.ParameterList(part for parts in every for part in parts.values())
+        sizes = torch.tensor([weight.numel() for weight in weights.values()])
+        self.register_buffer("parts", sizes / sizes.sum(), persistent=False)
+        self.register_buffer("bits", torch.tensor(grid.candidates, dtype=torch.float32), persistent=False)
+        self._budget = budget
+
+    def log_alphas(self) -> dict[str, Tensor]:
+        """ln p of every candidate, (n,), by weight name, such that the bits of the budget are expected."""
+        rows = self.config.logit_speed * torch.stack(list(self.logits))  # (L, n)
+        low, high = -_HIGHEST, _HIGHEST
+        with torch.no_grad():
+            for _ in range(40):
+                price = (low + high) / 2
+                low, high = (price, high) if self._spent(rows, price)[0] > self._budget else (low, price)
+        spent, slope = self._spent(rows, price)
+        # one step of Newton's method, which moves nothing, has the gradient of the price
+        moving = price + (spent - spent.detach()) / slope.detach().clamp_min(1e-6)
+        return dict(zip(self._projectors, (rows - moving * self.bits).log_softmax(-1), strict=True))
+
+    def _spent(self, rows: Tensor, price: float) -> tuple[Tensor, Tensor]:
+        """Expected bits of a weight at a price of a bit, and how fast they fall with it, which is their variance."""
+        shares = (rows - price * self.bits).softmax(-1)
+        mean = shares @ self.bits
+        return self.parts @ mean, self.parts @ (shares @ self.bits.square() - mean.square())
+
+    def _candidates(self) -> dict[str, list[Tensor]]:
+        """f_n(weight) for all candidates by weight name, with the scales that have been learned."""
+        return {
+            name: [one.surrogate(weight, one(weight)).view_as(weight) for one in self._projectors[name]]
+            for name, weight in named_weights(self.net).items()
+        }
+
+    def latent(self, plan: BitPlan) -> nn.Module:
+        """The model with the latent weights, and beside each, as a buffer, the learned scales of a plan's bits."""
+        for name, row in self._projectors.items():
+            bits = plan.bits[name]
+            assert isinstance(bits, int)
+            layer, _, local = name.rpartition(".")
+            for ending, part in row[self.grid.candidates.index(bits)].learned().items():
+                self.net.get_submodule(layer).register_buffer(f"{local}{ending}", part.detach().clone())
+        return self.net
 
 
 class OneStageTask:
@@ -67,7 +136,7 @@ class OneStageTask:
 
     name = "one-stage search"
 
-    def __init__(self, net: Supernet, data: SearchData, config: OneStageConfig) -> None:
+    def __init__(self, net: BudgetNet, data: SearchData, config: OneStageConfig) -> None:
         self.model: nn.Module = net
         self._net, self._data, self._config = net, data, config
         self._n_batches = data.n_batches(config.batch_tokens)
@@ -78,12 +147,11 @@ class OneStageTask:
 
     def batches(self, epoch: int) -> Iterator[Any]:
         """Training batches, in a new order each epoch."""
-        self._net.forget()  # an epoch begins alike whether the search has just been resumed or not
         batches = self._data.training(self._config.batch_tokens, self._config.fit.seed, epoch)
         return islice(batches, self.steps_per_epoch()) if self._config.epoch_part < 1.0 else batches
 
     def loss(self, model: nn.Module, batch: Any, done: float) -> Tensor:
-        """Mean over the units of the batch, and the penalty."""
+        """Mean over the units of the batch."""
         mixture, distill = self._net.draw(done), self._config.distill
         self._net.use(mixture, weights=True, logits=True)
         outputs = self._data.run(model, batch)
@@ -95,7 +163,7 @@ class OneStageTask:
                 expected = self._data.scores(self._data.run(teacher, batch)).float().log_softmax(-1)
             divergence = F.kl_div(found, expected, log_target=True, reduction="batchmean")
             loss = loss + distill * divergence
-        return loss + self._net.penalty(mixture)
+        return loss
 
     def validate(self) -> dict[str, float]:
         """Held-out loss of the likeliest bits, and these."""
@@ -104,8 +172,8 @@ class OneStageTask:
 
 def search_one_stage(
     data: SearchData, grid: Grid, config: OneStageConfig, exp_dir: str | Path, key: Any, budget: float
-) -> tuple[Costs, nn.Module]:
-    """Pass 1: what each number of bits costs each matrix, as of `nas_costs`, and the latent weights.
+) -> tuple[Costs, BudgetNet]:
+    """Pass 1: what each number of bits costs each matrix, as of `nas_costs`, and the latent weights and scales.
 
     Args:
         data: the float model, which is left as it is and teaches; data to train.
@@ -115,11 +183,11 @@ def search_one_stage(
         key: identifies the float model.
         budget: average bits of a weight.
     Returns:
-        the costs, to be projected on the budget by `Costs.plan`, and the model with the latent weights.
+        the costs, to be projected on the budget by `Costs.plan`, and what was trained, for `BudgetNet.latent`.
     """
     torch.manual_seed(config.fit.seed)
     data.model.eval()
-    net = Supernet(data.trainee(), grid, config, budget if config.penalty == "budget" else None)
+    net = BudgetNet(data.trainee(), grid, config, budget)
     run_key = {"method": "one-stage", "config": asdict(config), "grid": asdict(grid), "data": data.key, "float": key}
     fit(OneStageTask(net, data, config), config.fit, exp_dir, key={**run_key, "budget": budget})
-    return net.costs("one-stage"), net.net
+    return net.costs("one-stage"), net

@@ -24,7 +24,6 @@ from mpq.search.data import SearchData
 from mpq.train.loop import FitConfig
 
 SAMPLING = ("softmax", "gumbel")
-PENALTIES = ("sqrt", "size", "budget")
 REFIT = 25  # steps of the weights
 
 
@@ -36,10 +35,6 @@ class MixConfig:
         fit: epochs, learning rate, seed, ... of the supernet.
         batch_tokens: most units of a batch, padding included: tokens, or output frames of an acoustic model.
         sampling: `softmax` mixes the candidates, `gumbel` draws a mixture at every step.
-        beta: weight of the penalty on bits; with `budget` at first.
-        penalty: `sqrt`: Σ a sqrt(n) over the matrices (2111.14479, eq 11); `size`: expected bits of a weight, which
-            counts large matrices more; `budget`: the same, with a beta that makes them what the plan may have (--bits).
-        beta_speed: with `budget`, how fast ln beta moves: by this much a step where twice the budget is spent.
         t_start, t_end: temperature at the first and the last step; it falls exponentially.
         logit_speed: how many times faster than weights the logits move.
     """
@@ -47,9 +42,6 @@ class MixConfig:
     fit: FitConfig = field(default_factory=lambda: FitConfig(epochs=1, lr=5e-4))
     batch_tokens: int = 1024
     sampling: str = "gumbel"
-    beta: float = 0.02
-    penalty: str = "sqrt"
-    beta_speed: float = 0.02
     t_start: float = 2.0
     t_end: float = 0.2
     logit_speed: float = 30.0
@@ -57,31 +49,15 @@ class MixConfig:
     def __post_init__(self) -> None:
         if self.sampling not in SAMPLING:
             raise BadInput(f"sampling: '{self.sampling}' is not one of {', '.join(SAMPLING)}")
-        if self.penalty not in PENALTIES:
-            raise BadInput(f"penalty: '{self.penalty}' is not one of {', '.join(PENALTIES)}")
-        check_ranges(
-            self,
-            batch_tokens="[1, inf)",
-            beta="[0, inf)",
-            beta_speed="[0, inf)",
-            t_start="(0, inf)",
-            logit_speed="(0, inf)",
-        )
+        check_ranges(self, batch_tokens="[1, inf)", t_start="(0, inf)", logit_speed="(0, inf)")
         if not 0.0 < self.t_end <= self.t_start:
             raise BadInput(f"t_end: {self.t_end} must be above 0 and at most t_start ({self.t_start})")
-        if self.penalty == "budget" and not self.beta:
-            raise BadInput("beta: 0 can neither rise nor fall; with the penalty budget expected a number above 0")
         if self.fit.devices != 1:
             raise BadInput(f"devices: {self.fit.devices}: bits are learned in one process; expected 1")
 
     def temperature(self, done: float) -> float:
         """When a part `done` (0 to 1) of the training lies behind."""
         return float(self.t_start * (self.t_end / self.t_start) ** done)
-
-    def price(self, ratio: float) -> float:
-        """What multiplies beta where that many times the budget is spent."""
-        del ratio
-        return 1.0
 
 
 class Supernet(nn.Module):
@@ -91,24 +67,16 @@ class Supernet(nn.Module):
         model: float; it becomes part of the supernet and is trained with it.
         grid: candidates, at layer level.
         config: how the mixture is learned.
-        budget: average bits of a weight that the penalty `budget` aims at; the other penalties take none.
 
     Raises:
-        BadInput: bits of rows are asked for, or a budget does not go with the penalty.
+        BadInput: bits of rows are asked for.
     """
 
-    beta: Tensor  # scalar, float64: a state that checkpoints keep
-
-    def __init__(self, model: nn.Module, grid: Grid, config: MixConfig, budget: float | None = None) -> None:
+    def __init__(self, model: nn.Module, grid: Grid, config: MixConfig) -> None:
         super().__init__()
-        if (budget is None) == (config.penalty == "budget"):
-            raise BadInput(
-                f"penalty: {config.penalty}: 'budget' needs average bits to aim at (--bits), the others take none"
-            )
         if grid.level != "layer":
             raise BadInput(f"level: {grid.level}: bits are learned for whole matrices; expected layer")
-        self.net, self.grid, self.config, self.budget = model, grid, config, budget
-        self.register_buffer("beta", torch.tensor(config.beta, dtype=torch.float64))
+        self.net, self.grid, self.config = model, grid, config
         # vectors, one for each matrix: weight decay is for matrices only
         self.logits = nn.ParameterList(torch.zeros(len(grid.candidates)) for _ in named_weights(model))
         self._mixed: dict[str, Tensor] = {}
@@ -142,21 +110,6 @@ class Supernet(nn.Module):
         sizes = [weight.numel() for weight in named_weights(self.net).values()]
         return torch.stack([n * (a @ bits) for n, a in zip(sizes, mixture, strict=True)]).sum() / sum(sizes)
 
-    def penalty(self, mixture: list[Tensor]) -> Tensor:
-        """The price of the bits of a mixture, a scalar; for a budget, beta is adapted before."""
-        price = 1.0 if self.budget is None else self._adapt_beta(self.budget)
-        if self.config.penalty == "sqrt":
-            roots = torch.tensor(self.grid.candidates, device=mixture[0].device, dtype=torch.float32).sqrt()
-            return self.beta.float() * torch.stack([a @ roots for a in mixture]).sum()
-        return price * self.beta.float() * self.average_bits(mixture)
-
-    @torch.no_grad()
-    def _adapt_beta(self, budget: float) -> float:
-        """Raises beta where more bits are expected than the budget has, else lowers it; the price of this step."""
-        ratio = self.average_bits([a.exp() for a in self.log_alphas().values()]) / budget
-        self.beta.mul_(torch.exp(self.config.beta_speed * (ratio - 1.0)))
-        return self.config.price(ratio.item())
-
     def use(self, mixture: list[Tensor], weights: bool = False, logits: bool = False) -> Supernet:
         """Sets what the next forward pass runs with, and what it sends gradients to.
 
@@ -169,8 +122,8 @@ class Supernet(nn.Module):
         self._mixed = {}
         for (name, weight), a in zip(named_weights(self.net).items(), mixture, strict=True):
             if logits:
-                mixed = torch.stack([share * value for share, value in zip(a, values[name], strict=True)]).sum(0)
-                self._mixed[name] = mixed + (weight - weight.detach()) if weights else mixed
+                shares = zip(a, values[name], strict=True)
+                self._mixed[name] = torch.stack([share * value for share, value in shares]).sum(0)
             else:
                 total = torch.zeros_like(weight)
                 for share, value in zip(a.tolist(), values[name], strict=True):
@@ -215,7 +168,7 @@ class Supernet(nn.Module):
 
     @torch.no_grad()
     def validate(self, data: SearchData) -> dict[str, float]:
-        """Held-out loss of a unit with the likeliest bits, their average, and beta.
+        """Held-out loss of a unit with the likeliest bits, and their average.
 
         No `loss` to choose an epoch by: the temperature falls, and what was learned last counts.
         """
@@ -224,7 +177,7 @@ class Supernet(nn.Module):
             outputs = data.run(self.use(choice, logits=True), batch)
             total += data.n_units(batch) * data.loss(outputs, batch).item()
             units += data.n_units(batch)
-        return {"unit_loss": total / units, "bits": self.average_bits(choice).item(), "beta": self.beta.item()}
+        return {"unit_loss": total / units, "bits": self.average_bits(choice).item()}
 
     def costs(self, method: str) -> Costs:
         """-ln of the probability that so many bits are enough, of every matrix and candidate, times its weights.

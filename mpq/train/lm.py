@@ -18,7 +18,7 @@ from mpq.lm import LanguageModel, LmConfig, LoadedLm, build_lm, perplexity
 from mpq.quant import BitPlan, quantizable
 from mpq.train.admm import AdmmConfig
 from mpq.train.loop import FitConfig, FitResult, fit, world
-from mpq.train.quantized import fit_quantized
+from mpq.train.quantized import fit_quantized, load_start
 
 
 @dataclass
@@ -180,7 +180,7 @@ def train_quantized_lm(
         exp_dir: takes checkpoints and logs; a killed run continues from there.
         key: identifies the float model, and `init`.
         method: `ste` or `admm`.
-        init: weights to start from, by name, such as those that a one-stage search leaves.
+        init: weights to start from, by name, and perhaps learned scales, such as a one-stage search leaves them.
 
     Raises:
         BadInput: the plan is of another model.
@@ -190,7 +190,7 @@ def train_quantized_lm(
     torch.manual_seed(config.fit.seed)
     model = build_lm(size, len(lm.tokenizer))
     if not config.scratch:
-        model.load_state_dict(init or lm.model.state_dict())
+        load_start(model, init or lm.model.state_dict())
     name = f"train {lm.model.config.arch}, {plan.budget:g} bits" if plan.budget else f"train {lm.model.config.arch}"
     teacher = lm.model if config.distill else None
     seed, part = config.fit.seed, config.epoch_part
@@ -199,4 +199,4 @@ def train_quantized_lm(
     def task() -> LmTask:
         return LmTask(name, model, texts, config.batch_tokens, seed, teacher, config.distill, part)
 
-    return model, fit_quantized(model, task, plan, method, config.fit, config.admm, exp_dir, run_key)
+    return model, fit_quantized(model, task, plan, method, config.fit, config.admm, exp_dir, run_key, init)

@@ -27,7 +27,7 @@ from mpq.train.admm import AdmmConfig
 from mpq.train.am import AmConfig, AmTask
 from mpq.train.cotrain import CoTrained, cotraining_loss
 from mpq.train.loop import FitConfig, FitResult, Plugin
-from mpq.train.quantized import fit_quantized
+from mpq.train.quantized import fit_quantized, load_start
 
 
 @dataclass
@@ -176,7 +176,7 @@ def train_quantized_am(
         exp_dir: takes checkpoints and logs; a killed run continues from there.
         key: identifies the float model, and `init`.
         method: `ste` or `admm`.
-        init: weights to start from, by name, instead of the float model's.
+        init: weights to start from, by name, instead of the float model's, and perhaps learned scales.
 
     Raises:
         BadInput: the plan is of another model, or ADMM is to train two precisions.
@@ -187,13 +187,13 @@ def train_quantized_am(
     torch.manual_seed(config.fit.seed)
     model = without_dropout(teacher)
     if not config.scratch:
-        model.load_state_dict(init or teacher.state_dict())
+        load_start(model, init or teacher.state_dict())
     run_key = {"config": asdict(config), "plan": plan.to_dict(), "data": data.key, "float": key, "method": method}
 
     def task() -> QuantAmTask:
         return QuantAmTask(config, data, model, teacher)
 
-    return model, fit_quantized(model, task, plan, method, config.fit, config.admm, exp_dir, run_key)
+    return model, fit_quantized(model, task, plan, method, config.fit, config.admm, exp_dir, run_key, init)
 
 
 def without_dropout(model: AcousticModel) -> AcousticModel:

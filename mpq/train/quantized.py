@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mpq.io import write_jsonl
 from mpq.quant import BitPlan, freeze, quantize_model
+from mpq.quant.layers import LEARNED
 from mpq.train.admm import Admm, AdmmConfig
 from mpq.train.loop import FitConfig, FitResult, Task, fit
+
+
+def load_start(model: nn.Module, weights: Mapping[str, Tensor], scales: bool = False) -> None:
+    """Loads the weights that training starts from into a float model; or, once it is quantized, the learned scales that
+    a one-stage search has left beside them, if any: without them scales are fitted."""
+    model.load_state_dict({n: w for n, w in weights.items() if n.endswith(LEARNED) is scales}, strict=not scales)
 
 
 def fit_quantized(
@@ -23,6 +30,7 @@ def fit_quantized(
     admm_config: AdmmConfig,
     exp_dir: str | Path,
     key: Any,
+    init: Mapping[str, Tensor] | None = None,
 ) -> FitResult:
     """Trains a model in place and leaves it quantized.
 
@@ -35,9 +43,10 @@ def fit_quantized(
         admm_config: how ADMM is run.
         exp_dir: takes checkpoints and logs; a killed run continues from there.
         key: everything that changes the numbers.
+        init: learned scales that `ste` starts from, as `load_start` finds them.
     """
     if method != "admm":
-        quantize_model(model, plan)
+        load_start(quantize_model(model, plan), init or {}, scales=True)
         return fit(task(), config, exp_dir, key=key)
     admm = Admm(plan, admm_config)
     result = fit(task(), config, exp_dir, [admm], key=key)

@@ -178,6 +178,10 @@ def test_one_stage_leaves_a_plan_and_weights_to_train_on_from(folder: Path, caps
         (f"{train} --init wide --out q.mpq", "wide: embedding.weight has the shape (10, 16), in lm (10, 8)"),
         (f"{train} --init {latent} --scratch true --out q.mpq", "--init: weights to train from"),
         (f"quantize --model lm --plan plan.yaml --init {latent} --out q.mpq", "--init: weights to train from"),
+        (
+            f"{train} --init {latent} --out q.mpq".replace("--plan plan.yaml", "--bits 4"),
+            "for the bits of another plan",
+        ),
         (f"search --method one-stage --model lm --ratio 8 {texts} --out p.yaml", "give these by --bits"),
         (f"search --method one-stage --model lm --bits 3 {texts} --costs c.json --out p.yaml", "--costs: one-stage"),
         (f"search --method one-stage --model lm --bits 3 --level node {texts} --out p.yaml", "level: node"),

@@ -200,11 +200,12 @@ def test_bits_are_learned(data: AmSearchData, tmp_path: Path) -> None:
     fit = FitConfig(epochs=2, lr=0.01)
     nas = nas_costs(data, grid, NasConfig(fit, batch_tokens=40), tmp_path / "nas", "key")
     options = OneStageConfig(replace(fit, weight_decay=0.0), batch_tokens=40)
-    costs, latent = search_one_stage(data, grid, options, tmp_path / "one", "key", 3.5)
+    costs, net = search_one_stage(data, grid, options, tmp_path / "one", "key", 3.5)
     assert all(torch.equal(value, before[name]) for name, value in data.model.state_dict().items()), "left as it was"
     for found in (nas, costs):
         assert found.plan(shapes, 3.5).average_bits(shapes) <= 3.5
-    assert all(not torch.equal(w, before[name]) for name, w in named_weights(latent).items())
+    assert all(not torch.equal(w, before[name]) for name, w in named_weights(net.net).items())
+    latent = net.latent(costs.plan(shapes, 3.5))
     quantize_model(latent, costs.plan(shapes, 3.5))  # pass 2 can begin
     assert quantizable(latent) == shapes
 

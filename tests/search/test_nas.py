@@ -17,8 +17,7 @@ from mpq.lm import LanguageModel
 from mpq.quant import project, quantizable
 from mpq.search import Costs, Grid, LmSearchData, NasConfig, nas_costs
 from mpq.search.costs import named_weights
-from mpq.search.nas import NasTask
-from mpq.search.supernet import Supernet
+from mpq.search.nas import NasTask, PricedNet
 from mpq.train.loop import FitConfig
 
 GRID = Grid((1, 2, 8))
@@ -29,7 +28,7 @@ def config(**options: Any) -> NasConfig:
 
 
 def test_the_mixed_weight_gives_the_mixed_output(model: LanguageModel, text: LmText) -> None:
-    net = Supernet(copy.deepcopy(model), GRID, config(logit_speed=1.0)).eval()
+    net = PricedNet(copy.deepcopy(model), GRID, config(logit_speed=1.0)).eval()
     batch = next(iter(text.batches(60, 0, 0)))
     mixture = [torch.tensor([0.2, 0.5, 0.3]) if i == len(net.logits) - 1 else torch.tensor([0.0, 0.0, 1.0])
                for i in range(len(net.logits))]  # fmt: skip
@@ -47,7 +46,7 @@ def test_the_mixed_weight_gives_the_mixed_output(model: LanguageModel, text: LmT
 
 
 def test_updates_alternate(model: LanguageModel, text: LmText) -> None:
-    net = Supernet(copy.deepcopy(model), GRID, config(logit_speed=1.0))
+    net = PricedNet(copy.deepcopy(model), GRID, config(logit_speed=1.0))
     task = NasTask(net, LmSearchData(model, text, text))
     batches = list(task.batches(0))
     assert len(batches) == task.steps_per_epoch()
@@ -62,7 +61,7 @@ def test_updates_alternate(model: LanguageModel, text: LmText) -> None:
 
 
 def test_samples_and_penalties(model: LanguageModel) -> None:
-    net = Supernet(copy.deepcopy(model), GRID, config(sampling="softmax", logit_speed=2.0, t_start=0.5, t_end=0.05))
+    net = PricedNet(copy.deepcopy(model), GRID, config(sampling="softmax", logit_speed=2.0, t_start=0.5, t_end=0.05))
     with torch.no_grad():
         for row in net.logits:
             row.copy_(torch.tensor([0.0, 0.5, 1.0]))
@@ -117,7 +116,7 @@ def test_the_search_itself_keeps_the_budget(model: LanguageModel, text: LmText, 
 
 def test_beta_follows_what_is_spent(model: LanguageModel, text: LmText) -> None:
     for budget, change in ((11 / 3, 1.0), (11 / 6, math.exp(0.02)), (22 / 3, math.exp(-0.01))):
-        net = Supernet(copy.deepcopy(model), GRID, config(penalty="budget", beta=0.1), budget)
+        net = PricedNet(copy.deepcopy(model), GRID, config(penalty="budget", beta=0.1), budget)
         task = NasTask(net, LmSearchData(model, text, text))
         task.loss(net, list(task.batches(0))[1], 0.0)  # 11/3 bits are expected at first
         assert net.beta.item() / 0.1 == pytest.approx(change)
