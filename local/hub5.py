@@ -15,6 +15,7 @@ from local.check import Checks, shorten
 from local.swbd_text import reference_words
 from mpq.data.manifests import Spoken
 from mpq.io import BadInput, atomic_write, read_lines
+from mpq.score.glm import read_glm
 from mpq.score.stm import StmSegment, read_stm
 
 _MENDED = re.compile(r"<[BE]_ASIDE>")
@@ -60,6 +61,7 @@ def read_segments(found: EvalSet, checks: Checks) -> list[StmSegment]:
         if wrong:
             checks.problem(f"{path}: channel {wrong[0]!r}; expected A, B, 1 or 2")
         segments += [item for item in read if item.is_scored and _GAP not in item.speaker and item.channel in _CHANNELS]
+    _check_glm(found.glm, checks)
     recordings = sorted({item.recording for item in segments})
     lacking = [name for name in recordings if name not in found.audio]
     if 0 < len(lacking) < len(recordings):
@@ -85,6 +87,19 @@ def _check_counts(found: EvalSet, segments: Sequence[StmSegment], checks: Checks
         checks.count(f"{found.name}: channels", len(channels), found.channels)
     checks.count(f"{found.name}: scored segments", len(segments), found.segments, 0.01)
     checks.count(f"{found.name}: words", sum(len(reference_words(item.text)) for item in segments), found.words, 0.05)
+
+
+def _check_glm(path: Path, checks: Checks) -> None:
+    """The rules, which nothing reads before the scoring at the very end."""
+    try:
+        read_glm(path, "stm")
+        read_glm(path, "ctm")
+    except BadInput as problem:
+        checks.problem(str(problem))
+        return
+    last = path.read_bytes().rpartition(b"\n")[2].decode("latin-1")
+    if last.count("[") != last.count("]"):
+        checks.problem(f"{path}: breaks off in {last[:40]!r}")
 
 
 def _check_pem(path: Path, segments: Sequence[StmSegment], checks: Checks) -> None:

@@ -37,6 +37,7 @@ MOST_COPIES = 300  # of one sentence in the training set
 COPIES = 3  # of Switchboard's text beside Fisher's
 _WHAT = "the folders of LDC97S62, swb_ms98_transcriptions, LDC2002S09, LDC2002T43, LDC2007S10, LDC2004T19, LDC2005T19"
 _ADVICE = "mend or fetch what is named, then run this again"
+_MOST_LACKING = 0.05  # part of the transcripts' words that their own dictionary may lack
 _SLACK = 0.5  # seconds that a transcript may go on after its audio has ended
 _SMOKE_CALLS, _SMOKE_FISHER = 12, 20
 
@@ -138,6 +139,16 @@ def _check_pairs(parts: Parts, checks: Checks) -> None:
         checks.warn(f"no transcripts of {', '.join(rest)}, which are left out")
 
 
+def _check_dictionary(path: Path, dictionary: Pronunciations, turns: Iterable[Turn], checks: Checks) -> None:
+    """The dictionary was made for these transcripts: one that lacks many of their words is cut off."""
+    words = Counter(word for turn in turns for word in turn.meant)
+    lacking = {word: count for word, count in words.items() if word not in dictionary}
+    if sum(lacking.values()) > _MOST_LACKING * words.total():
+        part = 100 * sum(lacking.values()) / words.total()
+        common = sorted(lacking, key=lambda word: -lacking[word])
+        checks.problem(f"{path}: lacks {part:.0f} % of the transcripts' words, is it cut off? {shorten(common)}")
+
+
 def load(folders: Sequence[Path], *, partial: bool, smoke: bool) -> Corpus:
     """Reads and checks everything but the samples; raises one `BadInput` for all that is wrong."""
     need_folders("swbd", folders, _WHAT)
@@ -163,6 +174,7 @@ def load(folders: Sequence[Path], *, partial: bool, smoke: bool) -> Corpus:
     for (call, side), path in progress(parts.transcripts.items(), what="transcripts"):
         if call in lengths:
             turns += read_turns(path, f"{call}-{side}", lengths[call], speller, checks)
+    _check_dictionary(source, dictionary, turns, checks)
     speakers = read_speakers(parts.callers, checks) if parts.callers else {}
     without = sorted({turn.side for turn in turns if turn.side not in speakers})
     if speakers and without:

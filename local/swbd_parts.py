@@ -133,9 +133,9 @@ def read_speakers(path: Path, checks: Checks) -> dict[str, str]:
     """Callers by side, of either table of LDC97S62's documentation.
 
     ``call_con_tab.csv`` has a line for each side: conversation, "A" or "B", caller, telephone, length, topic, remarks,
-    active (so read by coquery's installer). ``conv_tab.csv``, which Kaldi's recipe wants renamed to ``conv.tab``, has one
-    for each conversation: its number, active, caller of A, caller of B, topic, ... (`swbd1_fix_speakerid.pl` of Kaldi's
-    egs/swbd/s5c takes the same two).
+    active (so read by coquery's installer). ``conv_tab.csv``, which Kaldi's recipe wants renamed to ``conv.tab``, has
+    one for each conversation: its number, active, caller of A, caller of B, topic, ... (Kaldi's egs/swbd/s5c,
+    `swbd1_fix_speakerid.pl`, takes the same two).
 
     Returns:
         Speakers such as ``swbd1032`` by side such as ``sw02001-A``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -191,6 +192,20 @@ def test_references_without_recordings(folders: list[Path]) -> None:
     for path in folders[2].rglob("*.sph"):
         path.rename(path.with_name(f"xx_{path.name[3:]}"))
     assert f"no recording of {stm} has a .sph file; is the audio another set's?" in complaint(folders)
+
+
+def test_files_that_break_off_where_nothing_else_would_notice(folders: list[Path]) -> None:
+    dictionary = next(folders[1].rglob("sw-ms98-dict.text"))
+    lines = dictionary.read_text().splitlines()
+    dictionary.write_text("\n".join(lines[: len(lines) // 2]))
+    glm = next(folders[3].rglob("*.glm"))
+    glm.write_text(glm.read_text().rstrip() + "\n[UH] => [%HESI")
+    (other,) = folders[4].rglob("*.glm")
+    other.write_text(other.read_text() + "[UH]\n")
+    message = complaint(folders)
+    assert re.search(rf"{dictionary}: lacks \d+ % of the transcripts' words, is it cut off\? \w+", message)
+    assert f"{glm}: breaks off in '[UH] => [%HESI'" in message
+    assert f"{other}:" in message and "no '=>' in '[UH]'" in message
 
 
 def test_folders_that_overlap_or_lead_in_a_circle(tmp_path: Path) -> None:
