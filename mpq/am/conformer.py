@@ -88,7 +88,7 @@ class ConformerModel(AcousticModel):
         x = (features * frame_mask(lengths, features.shape[1])[:, :, None]).unsqueeze(1)
         x = torch.relu(self.conv1(x))  # (N, C, T/2, F/2)
         halved = torch.div(lengths + 1, 2, rounding_mode="floor")
-        x = torch.relu(self.conv2(x * frame_mask(halved, x.shape[2])[:, None, :, None]))
+        x = torch.relu(self.conv2(_silence(x, frame_mask(halved, x.shape[2])[:, None, :, None])))
         x = self.join(x.transpose(1, 2).flatten(2))  # (N, T', dim)
         if self.ivector_dim and ivectors is not None:
             x = x + spread_ivectors(self.ivector(ivectors), x.shape[1], self.subsampling)
@@ -109,7 +109,7 @@ class ConformerModel(AcousticModel):
         """
 
         def zero_padding(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return output * mask[:, None]
+            return _silence(output, mask[:, None])
 
         gates = [module for module in self.layers.modules() if isinstance(module, nn.GLU)]
         hooks = [gate.register_forward_hook(zero_padding) for gate in gates]
@@ -118,3 +118,8 @@ class ConformerModel(AcousticModel):
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def _silence(x: Tensor, mask: Tensor) -> Tensor:
+    """`x` times `mask`, in its own memory where no gradient is asked for."""
+    return x * mask if torch.is_grad_enabled() else x.mul_(mask)

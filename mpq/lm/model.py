@@ -151,19 +151,21 @@ class Attention(nn.Module):
         n, t, c = x.shape
         q, k, v = (layer(x).view(n, t, self.heads, c // self.heads) for layer in (self.query, self.key, self.value))
         turns = turns.unsqueeze(2)
-        q, k, v = (self.exact(part).transpose(1, 2) for part in (rotate(q, turns), rotate(k, turns), v))
+        q, k, v = (self.exact(part.transpose(1, 2)) for part in (rotate(q, turns), rotate(k, turns), v))
         scores = q @ k.transpose(2, 3) * (c // self.heads) ** -0.5
         attended = (scores + mask).softmax(-1).to(v.dtype) @ v
         out: Tensor = self.out(attended.transpose(1, 2).to(x.dtype).reshape(n, t, c))
         return out
 
     def exact(self, x: Tensor) -> Tensor:
-        """`x` in the precision of the sums over positions: double where an integer layer follows.
+        """`x` in the precision of the sums over positions: double, and contiguous, where an integer layer follows.
 
         The order of a float sum depends on what is batched together. Its last bit would now and then turn a
         rounding to int8, and so give one sentence other scores in other batches.
         """
-        return x.double() if isinstance(self.out, QuantModule) and self.out.a_bits == 8 else x
+        if isinstance(self.out, QuantModule) and self.out.a_bits == 8:
+            return x.to(torch.float64, memory_format=torch.contiguous_format)
+        return x
 
 
 def rotary_turns(length: int, dim: int, device: torch.device) -> Tensor:
