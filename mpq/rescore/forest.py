@@ -93,10 +93,12 @@ class Paths:
         return cls(np.fromiter(chain.from_iterable(sets), np.int64, starts[-1]), starts)
 
     def total(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """The sum over each set, (S,), of edge scores (E,)."""
-        sums = np.zeros(len(self.edges) + 1)
-        np.cumsum(scores[self.edges], out=sums[1:])
-        return np.diff(sums[self.starts])
+        """The sum over each set, (S,), of edge scores (E,); to the last bit whatever the other sets are."""
+        sums = np.zeros(len(self.starts) - 1)
+        filled = np.diff(self.starts) > 0
+        if filled.any():
+            sums[filled] = np.add.reduceat(scores[self.edges], self.starts[:-1][filled])
+        return sums
 
 
 class ForestBuilder:

@@ -16,7 +16,7 @@ from mpq.io import BadInput, Hyp, NBest
 from mpq.lm import LanguageModel
 from mpq.quant import freeze, quantize_model, uniform_plan
 from mpq.rescore import Budget, Scoring, add_lm_scores
-from mpq.rescore.forest import prefix_forest
+from mpq.rescore.forest import Paths, prefix_forest
 from mpq.rescore.scoring import share_out
 from mpq.rescore.tree import score_edges
 
@@ -182,3 +182,12 @@ def test_processes_share_the_lists(arch: str, units: Tokenizer, monkeypatch: pyt
     assert scored(model, units, nbests) == expected
     with pytest.raises(BadInput, match=r"--batch-mb 32 for 2 processes: too little .* give at least \d+"):
         scored(model, units, [NBest("huge", [Hyp("w1 " * 20_000, 0.0, 0.0)]), *nbests], budget=Budget.of_mb(32))
+
+
+def test_sums_do_not_depend_on_what_stands_beside() -> None:
+    scores = np.random.default_rng(0).normal(size=50)
+    sets = [[0, 7, 3], [], [49], [], [*range(40)], []]
+    expected = [float(Paths.of([one]).total(scores)[0]) for one in sets]
+    assert Paths.of(sets).total(scores).tolist() == expected
+    assert expected == pytest.approx([scores[one].sum() for one in sets], abs=1e-12)
+    assert Paths.of([]).total(scores).tolist() == []
