@@ -80,15 +80,18 @@ mix_ngrams() {
   fi
 }
 
-# Stage 4
+# Stage 4; on several GPUs a process for each, by torchrun
 train_acoustic_model() {
-  local cuts train dev without=()
+  local cuts train dev without=() mpq=(mpq) processes=1
+  if [ "$gpus" -gt 1 ]; then
+    mpq=(torchrun --standalone --nproc-per-node "$gpus" -m mpq) processes=$gpus
+  fi
   find_cuts train && train=$cuts
   find_cuts "${sets[0]}" && dev=$cuts
   [ "$ivectors" != false ] || without+=(--model.ivector_dim 0)
   [ "$lhuc" != false ] || without+=(--lhuc 0)
-  step am --gpu 1 --in "$am_conf" "$train" "$dev" "$exp"/lang/{lexicon,phones,units}.txt --out "$exp/am/model.mpq" \
-    -- mpq train-am --config "$am_conf" --train "$train" --dev "$dev" \
+  step am --gpu "$processes" --in "$am_conf" "$train" "$dev" "$exp"/lang/{lexicon,phones,units}.txt --out "$exp/am/model.mpq" \
+    -- "${mpq[@]}" train-am --config "$am_conf" --train "$train" --dev "$dev" \
       --lang "$exp/lang" --out "$exp/am" --fit.seed "$seed" "${small_am[@]}" "${model_options[@]}" "${without[@]}"
 }
 

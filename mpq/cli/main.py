@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import ctypes
 import errno
 import importlib
 import os
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mpq.cli._parser import Parser
 
 FOLDER = Path(__file__).parent
+PR_SET_PDEATHSIG = 1  # of prctl
 ADVICE = {
     errno.ENOSPC: "free some space and run the same command again",
     errno.EDQUOT: "free some space and run the same command again",
@@ -104,6 +106,16 @@ def silence_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def end_with_torchrun() -> None:
+    """Has the kernel end this process when the torchrun that started it is gone, be it killed.
+
+    Torchrun gives each process a session of its own, so that what kills torchrun and its group leaves them; a second
+    run would train beside them.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def guarded(name: str, words: Sequence[str]) -> int:
     """Runs a subcommand; the exit status."""
     try:
@@ -161,6 +173,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"mpq: error: no {kind} '{name}'{hint}; mpq --help lists them", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, stop)
+    end_with_torchrun()
     if os.environ.get("RANK", "0") != "0":  # of several processes under torchrun, the first one speaks
         silence_stdout()
     if debug:

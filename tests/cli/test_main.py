@@ -238,3 +238,14 @@ def test_every_subcommand_has_help_with_an_example(name: str) -> None:
     assert "Reads " in shown, f"mpq {name} --help does not say what it reads"
     assert "Writes " in shown or "Prints " in shown, f"mpq {name} --help does not say what it writes"
     assert f"\n  mpq {name} " in shown, f"mpq {name} --help shows no example"
+
+
+def test_processes_of_torchrun_end_with_it() -> None:
+    """Also when it is killed: they are in sessions of their own."""
+    worker = "import time, mpq.cli.main as m; m.end_with_torchrun(); print(1, flush=True); time.sleep(20); print(2)"
+    start = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {worker!r}], start_new_session=True)"
+    env = dict(os.environ, TORCHELASTIC_RUN_ID="none", PYTHONPATH=str(ROOT))
+    with subprocess.Popen([sys.executable, "-c", start], env=env, stdout=subprocess.PIPE, text=True) as torchrun:
+        assert torchrun.stdout is not None and torchrun.stdout.readline() == "1\n"
+        torchrun.kill()
+        assert torchrun.stdout.read() == "", "the worker's end of the pipe is closed before it prints again"

@@ -32,3 +32,10 @@ def test_xml_that_breaks_off_is_refused_before_anything_is_computed(ami_dir: Pat
     archive = zip_annotations(manual)
     recipe = Recipe("ami", tmp_path / "exp", "--corpus-dir", str(root))
     refuses(recipe, f"{archive}/words/ES2011a.B.words.xml:10: not well-formed XML (no element found)")
+
+
+def test_several_gpus_train_one_acoustic_model(tmp_path: Path) -> None:
+    stage = ("--stage", "4", "--stop-stage", "4", "--dry-run")
+    printed = Recipe("ami", tmp_path / "exp", "--corpus-dir", str(tmp_path), "--gpus", "4", *stage).finish()
+    assert "\ntorchrun --standalone --nproc-per-node 4 -m mpq train-am --config conf/am.yaml " in printed
+    assert "\nmpq train-am --config" in Recipe("ami", tmp_path / "exp", "--corpus-dir", str(tmp_path), *stage).finish()
