@@ -239,7 +239,7 @@ class IvectorExtractor(nn.Module):
         gaussians, posteriors = self.ubm.posteriors(frames - mean + prior, config.num_gselect, config.min_post)
         return gaussians, config.posterior_scale * posteriors
 
-    @torch.sparse.check_sparse_tensor_invariants(False)
+    @torch.sparse.check_sparse_tensor_invariants(False)  # type: ignore[no-untyped-call, untyped-decorator]
     def _sums(self, frames: Tensor, history: History | None) -> tuple[Tensor, Tensor, Tensor]:
         """What frames 0, 1 to `IVECTOR_PERIOD`, and so on add: counts `(P,)`, squares `(P, R, R)`, linear `(P, R)`.
 
