@@ -77,6 +77,7 @@ class ConformerModel(AcousticModel):
         self.layers: nn.ModuleList = Conformer(
             config.dim, config.heads, config.feed_forward, config.layers, config.kernel, config.dropout
         ).conformer_layers
+        self._gates = [module for module in self.layers.modules() if isinstance(module, nn.GLU)]
         self.output = self.make_output()
 
     def make_output(self) -> nn.Module:
@@ -111,8 +112,7 @@ class ConformerModel(AcousticModel):
         def zero_padding(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             return _silence(output, mask[:, None])
 
-        gates = [module for module in self.layers.modules() if isinstance(module, nn.GLU)]
-        hooks = [gate.register_forward_hook(zero_padding) for gate in gates]
+        hooks = [gate.register_forward_hook(zero_padding) for gate in self._gates]
         try:
             yield
         finally:

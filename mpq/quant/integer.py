@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mpq.quant.cache import parts
-from mpq.quant.pack import Held, PackedRows
+from mpq.quant.pack import Held
 from mpq.quant.table import Quantized
 
 _TINY = 1e-30  # keeps 0 / 0 out of rows of zeros
@@ -138,11 +138,12 @@ def rows_product(
     rows: Tensor, row_scale: Tensor, weight: Quantized | Held, bias: Tensor | None, out: Tensor | None = None
 ) -> Tensor:
     """row_scale * rows (M, K) @ (scale * codes + offset).T + bias, (M, N); to `out` if given."""
-    if not (isinstance(weight, Held) and isinstance(weight.codes, PackedRows)):
-        return _products(rows, row_scale, weight.rows(slice(None)), bias, out)
+    codes = weight.codes
+    if isinstance(codes, Tensor):
+        return _products(rows, row_scale, Quantized(codes, weight.scale, weight.offset), bias, out)
     if out is None:
-        out = torch.empty(len(rows), len(weight.codes), device=rows.device)
-    for some in weight.codes.blocks(UNPACKED):
+        out = torch.empty(len(rows), len(codes), device=rows.device)
+    for some in codes.blocks(UNPACKED):
         part_bias = None if bias is None else bias[..., some]
         _products(rows, row_scale, weight.rows(some), part_bias, out[:, some])
     return out
@@ -159,7 +160,7 @@ def _products(
         columns = slice(g * width, (g + 1) * width)
         total += _scaled(int_matmul(rows[:, columns], codes[:, columns]), scale[:, g])
     if offset is not None:
-        sums = rows.unflatten(1, (-1, width)).sum(2, dtype=torch.int32).to(torch.float32)
+        sums = rows.view(len(rows), -1, width).sum(2, dtype=torch.int32).to(torch.float32)
         for g in range(scale.shape[1]):
             total.addcmul_(sums[:, g : g + 1], offset[:, g])
     out = total if out is None else out
