@@ -60,10 +60,10 @@ def scale_of(largest: Tensor, n_bits: int) -> Tensor:
 
 def int_matmul(a: Tensor, b: Tensor) -> Tensor:
     """a @ b.T in exact int32, for int8 a (M, K) and b (N, K), both in -127..127, of any size on any device."""
-    if a.is_cuda:  # cuBLAS wants more than 16 rows, and multiples of 8; zeros change nothing
+    if a.is_cuda:  # cuBLAS wants contiguous rows, more than 16, and multiples of 8; zeros change nothing
         m, n, k = a.shape[0], b.shape[0], a.shape[1]
-        a = F.pad(a, (0, -k % 8, 0, max(0, 17 - m)))
-        b = F.pad(b, (0, -k % 8, 0, -n % 8))
+        a = F.pad(a, (0, -k % 8, 0, max(0, 17 - m))).contiguous()
+        b = F.pad(b, (0, -k % 8, 0, -n % 8)).contiguous()
         return torch._int_mm(a, b.t())[:m, :n]
     if a.device.type == "cpu" and _cpu_has_int8_products():
         return torch._int_mm(a, b.t())
