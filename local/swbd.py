@@ -146,7 +146,7 @@ def _check_dictionary(path: Path, dictionary: Pronunciations, turns: Iterable[Tu
     if sum(lacking.values()) > _MOST_LACKING * words.total():
         part = 100 * sum(lacking.values()) / words.total()
         common = sorted(lacking, key=lambda word: -lacking[word])
-        checks.problem(f"{path}: lacks {part:.0f} % of the transcripts' words, is it cut off? {shorten(common)}")
+        checks.lacking(f"{path}: lacks {part:.0f} % of the transcripts' words, is it cut off? {shorten(common)}")
 
 
 def load(folders: Sequence[Path], *, partial: bool, smoke: bool) -> Corpus:

@@ -202,7 +202,7 @@ def test_files_that_break_off_where_nothing_else_would_notice(folders: list[Path
     glm.write_text(glm.read_text().rstrip() + "\n[UH] => [%HESI")
     (other,) = folders[4].rglob("*.glm")
     other.write_text(other.read_text() + "[UH]\n")
-    message = complaint(folders)
+    message = complaint(folders, partial=False)
     assert re.search(rf"{dictionary}: lacks \d+ % of the transcripts' words, is it cut off\? \w+", message)
     assert f"{glm}: breaks off in '[UH] => [%HESI'" in message
     assert f"{other}:" in message and "no '=>' in '[UH]'" in message
