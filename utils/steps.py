@@ -32,6 +32,7 @@ from marks import Mark, fingerprint, key_words, output_fingerprint, what_changed
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
 NOT_DONE = "not done yet"
+FUNCTION = ["bash", "-euo", "pipefail", "-c"]  # how stage_resolve has a shell function run
 END_SECONDS = 10.0  # between asking a process group to end and killing it
 
 
@@ -117,6 +118,13 @@ def parse_step(words: list[str]) -> Step:
     return step
 
 
+def printed(command: list[str]) -> str:
+    """A command as a dry run shows it: of a shell function the name and arguments, not its text."""
+    if command[:4] != FUNCTION or len(command) < 6:
+        return shlex.join(command)
+    return f"{shlex.join(command[5:])}  # {command[5]}: a function of the recipe"
+
+
 class Runner:
     """Runs steps, at most ``nj`` at a time, and keeps their marks and logs under ``exp_dir``."""
 
@@ -175,7 +183,7 @@ class Runner:
             if why is None:
                 self.say(f"{step.name}: already done")
             elif self.dry_run:
-                self.say(f"{step.name}: would run ({why})\n{shlex.join(step.command)}")
+                self.say(f"{step.name}: would run ({why})\n{printed(step.command)}")
             else:
                 waiting.append((step, why))
         threads = self.threads_each(len(steps))

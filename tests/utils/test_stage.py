@@ -123,6 +123,8 @@ join() { cat "$1" "$1" | tr a-z A-Z > "$2"; }
 if stage 1; then step join --out "$exp/two" -- join conf.yaml "$exp/two"; fi
 """)
     (project.recipe_dir / "conf.yaml").write_text("b\n")
+    dry = project.run("--dry-run").stdout
+    assert f"\njoin conf.yaml '{project.exp}/two'  # join: a function of the recipe\n" in dry and "tr a-z" not in dry
     assert project.run().returncode == 0
     assert (project.exp / "two").read_text() == "B\nB\n"
 
