@@ -72,7 +72,8 @@ if stage 1; then
   step prepare --out "${names[@]/#/$exp/data/}" "$exp"/data/lm/{train.txt,dev.txt,test.txt,transcripts.txt,lexicon.txt,3-gram.arpa} \
     -- mpq prepare librispeech "${corpus_options[@]}" --out "$exp/data"
 fi
-[ ! -f "$exp/data/lm/4-gram.arpa.gz" ] || [ "$table" != none ] || ngram=4-gram
+# not prepared yet: --dry-run shows all
+if [ "$table" = none ] && { [ -f "$exp/data/lm/4-gram.arpa.gz" ] || [ ! -f "$exp/data/lm/3-gram.arpa" ]; }; then ngram=4-gram; fi
 
 if stage 2; then make_features "$speeds" "${waveforms[@]}"; fi
 

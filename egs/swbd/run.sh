@@ -38,7 +38,7 @@ if stage 1; then
     -- mpq prepare swbd "${corpus_options[@]}" --out "$exp/data" --nj "$nj"
 fi
 sets=(dev eval2000)
-[ ! -f "$exp/data/rt03/stm" ] || sets+=(rt03)
+if [ -f "$exp/data/rt03/stm" ] || [ ! -f "$exp/data/eval2000/stm" ]; then sets+=(rt03); fi # not prepared yet: --dry-run shows all
 
 if stage 2; then make_features "$speeds" --n-mels 40; fi
 
