@@ -8,7 +8,8 @@
 
 rows_of_both=()
 for lm in lstm transformer; do
-  rows_of_both+=("conformer+$lm" "conformer-w4a8+$lm" "conformer+$lm-kl-node-18x" conformer-{w4a8,w3a8,kl-w3a8,kl-w2.5a8}"+$lm-kl-node-18x")
+  rows_of_both+=("conformer+$lm" "conformer-w4a8+$lm" "conformer+$lm-kl-node-18x" conformer-{w4a8,w3a8,kl-w3a8,kl-w2.5a8}"+$lm-kl-node-18x"
+    conformer-kl-{w3a8,w2.5a8}"+$lm-kl-node-24x")
 done
 
 # Runs what makes the rows of another table, for those that the chosen rows need: for_parts conformer|lm FUNCTION...
