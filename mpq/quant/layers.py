@@ -74,12 +74,14 @@ class Projector:
         self.scale_shape = scale_shape(precision, *matrix_shape(weight))
         n_scales = prod(self.scale_shape)
         if weight.is_meta:  # has no numbers: codes and scales will come from a file
-            scale = torch.empty(n_scales, device="meta")
-            offset = scale if precision.kind == "asym" else None
+            log_scale = torch.empty(n_scales, device="meta")  # computing with it would import 120 MB of torch
+            shift = torch.empty(n_scales, device="meta") if precision.kind == "asym" else None
         else:
             _, scale, offset = project(weight, precision)
-        self.log_scale = nn.Parameter(scale.log().flatten())
-        self.shift = None if offset is None else nn.Parameter((offset / scale).flatten())
+            log_scale = scale.log().flatten()
+            shift = None if offset is None else (offset / scale).flatten()
+        self.log_scale = nn.Parameter(log_scale)
+        self.shift = None if shift is None else nn.Parameter(shift)
         self._key: tuple[int, ...] = ()
         self._quantized: Quantized | None = None
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mpq.quant import (
     BitPlan,
@@ -22,6 +24,7 @@ from mpq.quant import (
     straight_through,
     uniform_plan,
 )
+from mpq.quant.layers import Projector
 from mpq.quant.lstm import recurrence
 from mpq.quant.table import Precision
 from tests.quant.quant_models import TinyLm
@@ -282,3 +285,18 @@ def test_int8_rows_of_codes_are_those_of_the_layer() -> None:
     freeze(model)
     assert model[0].weight_codes.nbytes == 320 and packed[0].weight_codes.nbytes == 64
     assert int8_rows(torch.ones(1, 40))[0].dtype == model[0].weight_codes.dtype
+
+
+def test_a_weight_without_numbers_is_not_computed_with() -> None:
+    """Doing so on the meta device imports torch's compiler: 120 MB and a second for every model that is loaded."""
+    seen: set[str] = set()
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.add(function.name())
+            return function(*args, **(kwargs or {}))
+
+    with Recorder():
+        projector = Projector(Precision(2, "asym"), torch.empty(4, 8, device="meta"))
+    assert projector.log_scale.is_meta and projector.shift is not None and projector.shift.is_meta
+    assert seen <= {"aten::empty.memory_format", "aten::select.int"}
