@@ -132,16 +132,23 @@ def _start(args: Namespace, model: nn.Module, plan: BitPlan) -> tuple[dict[str, 
 def _plan(args: Namespace, model: nn.Module) -> BitPlan:
     """The plan of --plan, or the same --bits everywhere."""
     from mpq.io import BadInput
-    from mpq.quant import quantizable, read_plan, uniform_plan
+    from mpq.quant import BitPlan, quantizable, read_plan, uniform_plan
+    from mpq.quant.plan import FLOAT_BITS
 
     if (args.bits is None) == (args.plan is None):
         raise BadInput("give the bits of the weights by --bits or by --plan, one of the two")
+    scale = int(args.scale) if args.scale.isdecimal() else args.scale
+    settings = {"scale": scale, **{name: args[name] for name in ("table", "clipping", "a_bits")}}
     if args.plan is None:
-        scale = int(args.scale) if args.scale.isdecimal() else args.scale
-        settings = {name: args[name] for name in ("table", "clipping", "a_bits")}
-        plan = uniform_plan(model, args.bits, scale=scale, **settings)
+        if args.bits not in (*range(1, 9), FLOAT_BITS):
+            raise BadInput(f"--bits: {args.bits}: expected 1 to 8")
+        plan = uniform_plan(model, args.bits, **settings)
     else:
         plan = read_plan(args.plan)
+        for name, value in settings.items():
+            if value not in (getattr(plan, name), getattr(BitPlan({}), name)):
+                rest = f"{value}: goes with --bits; {args.plan} says {getattr(plan, name)}, change it there"
+                raise BadInput(f"--{name.replace('_', '-')}: {rest}")
     plan.check(quantizable(model), args.plan or "--bits and --scale")
     return plan
 

@@ -122,10 +122,10 @@ def _read_bits(value: object, where: str) -> int | tuple[int, ...]:
         if not (1 <= value <= 8 or value == FLOAT_BITS):
             raise BadInput(f"{where}: {value} bits: {expected}")
         return value
-    if not isinstance(value, str | list) or not value:
+    if not (value.isdigit() if isinstance(value, str) else isinstance(value, list) and value):
         raise BadInput(f"{where}: bits {value!r}: {expected}, or a digit for each row")
     for row, digit in enumerate(value):
-        if str(digit) not in "12345678":
+        if str(digit) not in tuple("12345678"):
             raise BadInput(f"{where}: row {row}: bits {digit!r}: expected 1 to 8")
     return tuple(int(digit) for digit in value)
 

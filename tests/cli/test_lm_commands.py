@@ -93,6 +93,7 @@ def test_bad_input_is_one_line(lm: Path, tmp_path: Path, mpq: Mpq) -> None:
     (tmp_path / "upper.jsonl").write_text(json.dumps(good).replace("the king", "THE KING") + "\n")
     (tmp_path / "other.txt").write_text("other\nwords\n")
     (tmp_path / "bad.yaml").write_text("fit: {epoch: 2}\n")
+    (tmp_path / "plan.yaml").write_text("bits: {embedding.weight: 2}\n")
     train = "train-lm --train train.txt --dev dev.txt --out x"
     for command, message in [
         ("rescore --nbest empty.jsonl --out o.jsonl", "empty.jsonl:1: utterance 'u1'"),
@@ -103,7 +104,8 @@ def test_bad_input_is_one_line(lm: Path, tmp_path: Path, mpq: Mpq) -> None:
         ("rescore --nbest good.jsonl --weights w.yaml --lm-weight 1 --out o.jsonl", "in one way only"),
         ("rescore --nbest good.jsonl", "nothing to write"),
         ("rescore --nbest good.jsonl --depth 0 --out o.jsonl", "--depth: 0"),
-        ("quantize --model lm --bits 12 --out q.mpq", "expected 1 to 8"),
+        ("quantize --model lm --bits 12 --out q.mpq", "--bits: 12: expected 1 to 8"),
+        ("quantize --model lm --plan plan.yaml --a-bits 4 --out q.mpq", "--a-bits: 4: goes with --bits"),
         ("quantize --model lm --out q.mpq", "--bits or by --plan"),
         ("quantize --model lm --bits 2 --train ste --out q.mpq", "needs the training text"),
         ("quantize --model train.txt --bits 2 --out q.mpq", "not an mpq model file"),
