@@ -116,7 +116,7 @@ class Supernet(nn.Module):
         Args:
             mixture: a (n,) of every matrix.
             weights: the weights take gradients, straight through the rounding: the shares add up to 1.
-            logits: the mixture takes gradients.
+            logits: the mixture takes gradients; with `weights`, those of the candidates are theirs to pass on.
         """
         values = self._candidates()
         self._mixed = {}
