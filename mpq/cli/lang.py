@@ -103,7 +103,10 @@ def _make_units(args: Namespace) -> None:
     path = Path(args.out) / "tokenizer.model"
     check_writable(path, args.text)
     train_tokenizer(read_sentences(args.text), path, args.units)
-    print(f"lang: {len(Tokenizer(path))} sentencepiece units: {path}")
+    found = len(Tokenizer(path))
+    if found < args.units:
+        print(f"warning: --units {args.units}: the text is too small for more than {found}", file=sys.stderr)
+    print(f"lang: {found} sentencepiece units: {path}")
 
 
 def _make_folder(args: Namespace) -> None:

@@ -124,13 +124,18 @@ def run(args: Namespace) -> None:
 
 def _check(args: Namespace) -> None:
     """Refuses options that are missing or do not go together; sets the default method of --lossless."""
+    from pathlib import Path
+
     from mpq.cli._lossless import check_lossless
-    from mpq.io import BadInput, check_range
+    from mpq.io import BadInput, check_range, check_writable
+    from mpq.quant import model_path
 
     if args.lossless:
         args.method = args.method or "kl"
         check_lossless(args)
+        check_writable(Path(args.out) / "model.mpq", [model_path(args.model)])
         return
+    check_writable(args.out, [model_path(args.model), args.text, args.features, args.dev, args.costs])
     if args.method is None:
         raise BadInput("--method must be given; see mpq search --help")
     if (args.bits is None) == (args.ratio is None):

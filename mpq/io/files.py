@@ -274,8 +274,12 @@ def read_jsonl(path: PathLike, expected: str = "") -> Iterator[tuple[int, dict[s
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            problem = f"not JSON ({error.msg} at column {error.colno})"
-            raise BadInput(f"{path}:{number}: {problem}: {line[:40]!r}{wanted}") from None
+            problem = (
+                f"not JSON ({error.msg} at column {error.colno}): {line[:40]!r}"
+                if line.strip()
+                else "an empty line; remove it"
+            )
+            raise BadInput(f"{path}:{number}: {problem}{wanted}") from None
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
             raise BadInput(f"{path}:{number}: not JSON that can be read ({error}): {line[:40]!r}") from None
         if not isinstance(row, dict):

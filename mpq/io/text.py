@@ -42,12 +42,14 @@ def read_text(path: PathLike) -> dict[str, list[str]]:
     """Read a Kaldi text file into ``{utterance: words}``, in the file's order.
 
     Raises:
-        BadInput: an empty line, a line that starts with a blank (so has no id), or an id seen before.
+        BadInput: an empty line, a line that starts with a blank (so has no id), JSON, or an id seen before.
     """
     texts: dict[str, list[str]] = {}
     for number, line in read_lines(path):
         if not line or line[0] in " \t\r\f\v":
             raise BadInput(f"{path}:{number}: no utterance id before {line[:40]!r}; expected 'utt-id word ...'")
+        if line.startswith('{"'):
+            raise BadInput(f"{path}:{number}: {line[:40]!r} looks like JSON; expected Kaldi text, 'utt-id word ...'")
         utt, *words = split_words(line)
         if utt in texts:
             raise BadInput(f"{path}:{number}: utterance {utt!r} is given twice; every id must be unique")

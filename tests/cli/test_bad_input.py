@@ -61,6 +61,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("train-lm --config group.yaml", "group.yaml: model is [1, 2]; expected indented"),
         ("train-lm --train ref --dev ref --tokenizer ref --out ref", "ref is not a folder"),
         ("quantize --model hyp --bits 2 --out hyp", "hyp: is also an input"),
+        ("search --model hyp --method kl --bits 2 --dev ref --out ref", "ref: is also an input"),
+        ("search --lossless --model hyp --text ref --dev ref --nbest nbest.jsonl --ref ref --out ref", "not a folder"),
         ("features --cuts ref --out ref", "ref is not a folder"),
         ("prepare mini --out ref", "ref is not a folder"),
         ("ppl --lm hyp --text ref --device cuda:77", "--device cuda:77: this machine has no such device"),

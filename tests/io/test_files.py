@@ -294,7 +294,11 @@ def test_jsonl_round_trip(rows: list[dict[str, object]], suffix: str, tmp_path_f
 
 def test_wrong_jsonl(tmp_path: Path) -> None:
     path = tmp_path / "rows"
-    for line, message in (('{"a": ', r"rows:2: not JSON \(.* at column 7\)"), ("[1]", r"rows:2: .* found list")):
+    for line, message in (
+        ('{"a": ', r"rows:2: not JSON \(.* at column 7\)"),
+        ("[1]", r"rows:2: .* found list"),
+        ("", "rows:2: an empty line"),
+    ):
         path.write_text('{"a": 1}\n' + line + "\n")
         with pytest.raises(BadInput, match=message):
             list(read_jsonl(path))

@@ -54,6 +54,7 @@ def test_text_round_trip(texts: dict[str, list[str]], suffix: str, tmp_path_fact
     [
         ("u1 a\nu2 b\nu1 c\n", r"text:3: utterance 'u1' is given twice"),
         ("u1 a\n\nu2 b\n", r"text:2: no utterance id before ''"),
+        ('{"utt": "u1"}\n', r"text:1: '\{\"utt\": \"u1\"\}' looks like JSON; expected Kaldi text"),
         (" u1 a\n", r"text:1: no utterance id before ' u1 a'"),
         ("u1 a\nu2 b\0\n", r"text:2: holds a NUL byte; expected a text file"),
     ],
