@@ -44,11 +44,12 @@ search_am_bits() {
   am_row_data
   for row in "${chosen_rows[@]}"; do
     split_am_row "$row" && [ -n "$row_method" ] || continue
-    again=(--one_stage.fit.seed $((row_seed + 2))) # part of an epoch is other data than those that training goes on with
-    [ "$row_method" = one-stage ] || again=(--seed "$seed" --costs "$row_search/costs.json")
+    # a measurement serves all averages; one-stage: part of an epoch is other data than those that training goes on with
+    again=(--seed "$seed" --costs "$row_search/costs.json" --bits 8)
+    [ "$row_method" != one-stage ] || again=(--one_stage.fit.seed $((row_seed + 2)) --bits "$row_bits")
     search=(mpq search --config "$conf" --method "$row_method" --candidates "$row_candidates" --model "$model" "${row_data[@]}")
     [[ $seen = *" $row_search "* ]] || job "${row_search##*/}" --threads 1 --gpu 1 --in "$conf" "$model" "${row_data[@]:1:1}" --out "$row_search/plan.yaml" \
-      -- timed "$row_search" "$row_search/plan.yaml.search/checkpoint.pt" "${search[@]}" "${again[@]}" --bits "$row_bits" --out "$row_search/plan.yaml"
+      -- timed "$row_search" "$row_search/plan.yaml.search/checkpoint.pt" "${search[@]}" "${again[@]}" --out "$row_search/plan.yaml"
     seen+="$row_search "
   done
   run_jobs
@@ -69,7 +70,7 @@ train_am_rows() {
     inputs=("conf/table/$table-ste.yaml" "$out/am/$table/model.mpq" "${row_data[@]:1:1}")
     quant=$out/quant/$row train=ste options=(--bits "$row_bits" --a-bits "$row_a_bits")
     case "$row_method" in
-      kl | hessian | rule) options=(--plan "$out/plan/$row.yaml") ;;
+      kl | hessian | rule) inputs+=("$out/plan/$row.yaml") options=(--plan "$out/plan/$row.yaml") ;;
       one-stage)
         inputs+=("conf/table/$table-one-stage.yaml" "$row_search"/plan.yaml{,.search/latent.mpq})
         options=(--config "${inputs[-3]}" --plan "${inputs[-2]}" --init "${inputs[-1]}")
