@@ -122,7 +122,7 @@ def _read_bits(value: object, where: str) -> int | tuple[int, ...]:
         if not (1 <= value <= 8 or value == FLOAT_BITS):
             raise BadInput(f"{where}: {value} bits: {expected}")
         return value
-    if not (value.isdigit() if isinstance(value, str) else isinstance(value, list) and value):
+    if not isinstance(value, str | list) or not value or (isinstance(value, str) and not value.isdigit()):
         raise BadInput(f"{where}: bits {value!r}: {expected}, or a digit for each row")
     for row, digit in enumerate(value):
         if str(digit) not in tuple("12345678"):
