@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mpq.am import ConformerModel, load_am
-from mpq.io import read_nbest, read_text
+from mpq.io import read_jsonl, read_nbest, read_text
 from mpq.lang.arpa import read_arpa
 from tests.recipes.recipe_runs import Recipe, check_table, refuses
 
@@ -24,6 +24,17 @@ def test_smoke_run(librispeech: Recipe) -> None:
     for nbest in read_nbest(exp / "rescore" / "lstm" / "test-clean.jsonl.gz"):
         for hyp in nbest.hyps:
             assert hyp.lm == pytest.approx(lm.score(hyp.text.split()))
+
+
+def test_smoke_run_of_the_table_of_conformers(librispeech: Recipe, tmp_path: Path) -> None:
+    exp = shutil.copytree(librispeech.exp, tmp_path / "exp", symlinks=True)
+    rows = ["conformer", "conformer-rule-w5a8"]
+    table = Recipe("librispeech", exp, *librispeech.command[7:])
+    table.finish("--table", "conformer", "--rows", ",".join(rows), "--stage", "7")
+    lines = [row for _, row in read_jsonl(exp / "table-conformer" / "results.jsonl")]
+    results = [row for row in lines if row["set"] == "test-clean"]
+    assert [row["system"] for row in results] == rows
+    assert results[0]["bits"] == 32 and 4 < results[1]["bits"] <= 5 and "p_float32" in results[1]
 
 
 def test_half_a_corpus_is_refused_before_anything_is_computed(librispeech_dir: Path, tmp_path: Path) -> None:
