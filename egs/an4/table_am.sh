@@ -11,7 +11,7 @@
 
 rows_of_am=()
 for row in {0..2}; do
-  rows_of_am+=({full,lhuc,lhuc-training,no-ivectors,no-speed,no-specaug,no-average,utterance-norm,xent,tdnnf,biphones}-seed"$row")
+  rows_of_am+=({full,lhuc,lhuc-training,no-ivectors,no-speed,specaug,no-average,utterance-norm,xent,tdnnf,biphones}-seed"$row")
 done
 
 # What a row is made of: sets row_am (the folder of its model), row_seed, row_inputs (the folder of its manifests),
@@ -25,7 +25,7 @@ split_row() {
     lhuc) row_am=${row_am/lhuc/full} ;;
     no-ivectors) row_inputs=$exp/features row_options=(--model.ivector_dim 0) ;;
     no-speed) row_inputs=$exp/table-am/no-speed/ivectors ;;
-    no-specaug) row_options=(--augment false) ;;
+    specaug) row_options=(--augment true) ;;
     no-average) row_options=(--fit.average 0) ;;
     utterance-norm) row_options=(--normalization utterance) ;;
     lhuc-training) row_options=(--lhuc 0.5) ;;
