@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mpq.am.model import run_batch
-from mpq.data.batches import FeatureSet
+from mpq.data.batches import FRAME_SHIFT, FeatureSet
 from mpq.data.parallel import map_processes
 from mpq.fst.decoder import Decoded, Decoder
 from mpq.io import (
@@ -42,7 +42,6 @@ from mpq.io import (
 SPEED = "speed.yaml"
 PART = 40  # utterances that a process decodes at a time
 _MAX_FRAMES = 12_000  # padded frames of a batch of the acoustic model
-_FRAMES_PER_SECOND = 100
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class DecodeSummary:
     @property
     def am_rtf(self) -> float:
         """Real time factor of the acoustic model: its time over that of the speech."""
-        return self.am_seconds / max(self.audio_seconds, 1 / _FRAMES_PER_SECOND)
+        return self.am_seconds / max(self.audio_seconds, FRAME_SHIFT)
 
     def __str__(self) -> str:
         wer, oracle = (100 * n / max(1, self.words) for n in (self.errors, self.oracle_errors))
@@ -226,7 +225,7 @@ def _merge(features: FeatureSet, folder: Path, begins: Sequence[int], out: Path)
     write_text(out / "hyp.txt", best)
     write_jsonl(out / "warnings.jsonl", problems)
     seconds = sum(row["am_seconds"] for begin in begins for _, row in read_jsonl(_part(folder, begin, "speed")))
-    audio = float(features.lengths.sum()) / _FRAMES_PER_SECOND
+    audio = FRAME_SHIFT * float(features.lengths.sum())
     write_yaml(out / SPEED, {"am_seconds": round(seconds, 3), "audio_seconds": round(audio, 2)})
     write_nbest(out / "nbest.jsonl.gz", nbests())
     return DecodeSummary(len(best), n_words, errors, oracle, n_hyps, len(problems), seconds, audio)

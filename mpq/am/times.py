@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from mpq.am.model import check_features, load_am, run_batch
-from mpq.data.batches import FeatureSet, batches
+from mpq.data.batches import FRAME_SHIFT, FeatureSet, batches
 from mpq.fst.align import align_words
 from mpq.fst.units import read_units
 from mpq.io import PathLike
 from mpq.lang.lexicon import read_lexicon
 
 _MAX_FRAMES = 12_000  # padded frames of a batch
-_FRAME_SHIFT = 0.01  # seconds between frames of features
 
 Times = list[tuple[float, float]]
 """Start and end of each word, in seconds from the beginning of the utterance."""
@@ -42,7 +41,7 @@ def align_texts(
     model = load_am(am, units.names).eval()
     features = FeatureSet(manifest, model.normalization)
     check_features(model, features)
-    frame = _FRAME_SHIFT * model.subsampling
+    frame = FRAME_SHIFT * model.subsampling
     times: dict[str, Times] = {}
     too_short = []
     for batch in batches(features, max_frames=_MAX_FRAMES):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import ctypes
 import errno
 import importlib
 import os
@@ -113,6 +112,8 @@ def end_with_torchrun() -> None:
     run would train beside them.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
+        import ctypes
+
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

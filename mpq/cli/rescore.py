@@ -99,7 +99,7 @@ def _rescore_lists(args: Namespace) -> None:
         if not nbests:
             raise BadInput(f"{path}: holds no n-best lists; expected at least one")
         nbests, weights, note = _scored(args, path, nbests, lm, weights)
-        note += _lacking(ngram, {word for nbest in nbests for hyp in nbest.hyps for word in split_words(hyp.text)})
+        note += _lacking(ngram, (word for nbest in nbests for hyp in nbest.hyps for word in split_words(hyp.text)))
         rescored = [rerank(nbest, weights) for nbest in nbests]
         if args.weights_out and i == 0:  # they stay those of the first lists
             weights.write(args.weights_out)
@@ -170,7 +170,8 @@ def _rescore_lattices(args: Namespace) -> None:
         for lattice in progress(lattices, what="rescore"):
             best[lattice.utt] = best_words(lattice, words)
             n_arcs += lattice.n_arcs
-            labels.update(lattice.labels.tolist())
+            if ngram:
+                labels.update(lattice.labels.tolist())
             yield lattice
 
     if args.out:
@@ -182,7 +183,7 @@ def _rescore_lattices(args: Namespace) -> None:
         write_text(args.hyp_out[0], best)
     if args.weights_out:
         weights.write(args.weights_out)
-    note = _lacking(ngram, {words.words[label] for label in labels - {0}})
+    note = _lacking(ngram, (words.words[label] for label in labels - {0}))
     print(f"rescore: {len(best)} lattices, {n_arcs} arcs, {weights}{note}: {(args.out or args.hyp_out or ['-'])[0]}")
 
 
@@ -198,10 +199,12 @@ def _read_lattices(args: Namespace, words: SymbolTable) -> tuple[Iterator[Lattic
     return (replace_lattice_scores(lattice, ngram, words) for lattice in read_lattices(args.lattice, words)), ngram
 
 
-def _lacking(ngram: NgramLm | None, words: set[str]) -> str:
-    """How many of the words --arpa lacks, for the summary."""
-    lacking = words - ngram.words if ngram else set()
-    return f", {len(lacking)} words that --arpa lacks scored as {ngram.unknown}" if ngram and lacking else ""
+def _lacking(ngram: NgramLm | None, words: Iterable[str]) -> str:
+    """How many different ones of the words --arpa lacks, for the summary; without --arpa they are not looked at."""
+    if ngram is None:
+        return ""
+    lacking = set(words) - ngram.words
+    return f", {len(lacking)} words that --arpa lacks scored as {ngram.unknown}" if lacking else ""
 
 
 def _load(args: Namespace) -> LoadedLm:

@@ -21,6 +21,7 @@ Normalization = Literal["utterance", "speaker", "none"]
 _SPEED_AFFIX = re.compile(r"_sp[0-9.]+$")
 FLOOR = 1e-5  # of standard deviations
 _FULL_SCALE = 1 << 15  # of 16-bit samples
+FRAME_SHIFT = 0.01  # seconds between frames of features
 IVECTOR_PERIOD = 10  # frames to one i-vector
 
 

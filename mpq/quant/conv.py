@@ -148,9 +148,14 @@ def patches(x: Tensor, geometry: Geometry, groups: int, channels_last: bool) -> 
 
 def _windows(x: Tensor, geometry: Geometry) -> Tensor:
     """(N, ..., C) to (N, ..., C, *kernel), without a copy."""
-    for i, (size, step, spread) in enumerate(zip(*geometry, strict=True)):
-        x = x.unfold(1 + i, (size - 1) * spread + 1, step)[..., ::spread]
+    for axis, tap in enumerate(zip(*geometry, strict=True), 1):
+        x = _taps(x, axis, *tap)
     return x
+
+
+def _taps(x: Tensor, axis: int, size: int, stride: int, dilation: int) -> Tensor:
+    """What a kernel of that size sees along one dimension, as a last one more, without a copy."""
+    return x.unfold(axis, (size - 1) * dilation + 1, stride)[..., ::dilation]
 
 
 def int8_patches(x: Tensor, geometry: Geometry, channels_last: bool, n_bits: int) -> tuple[Tensor, Tensor]:
@@ -163,9 +168,8 @@ def int8_patches(x: Tensor, geometry: Geometry, channels_last: bool, n_bits: int
     """
     x = x.to(torch.float32)
     sizes = largest(x.abs()).squeeze(-1)
-    for i, (size, step, spread) in enumerate(zip(*geometry, strict=True)):
-        taken = sizes.unfold(1 + i, (size - 1) * spread + 1, step)[..., ::spread]
-        sizes = reduce(torch.maximum, taken.unbind(-1))
+    for axis, tap in enumerate(zip(*geometry, strict=True), 1):
+        sizes = reduce(torch.maximum, _taps(sizes, axis, *tap).unbind(-1))
     scale = scale_of(sizes, n_bits)
     windows, place = _windows(x, geometry), 1 + len(geometry[0])
     if not channels_last:  # each tap's numbers side by side, and so a product with the transposed codes
