@@ -201,7 +201,7 @@ def _record(
 ) -> ResultRecord:
     """Errors of one system, and how they compare with its float version's and the first pass's."""
     from mpq.io import hash_config
-    from mpq.quant.report import describe
+    from mpq.quant.report import describe, kind_bits
     from mpq.score import mapsswe
     from mpq.score.records import FIRST_PASS, RESCORED
 
@@ -217,6 +217,7 @@ def _record(
         "bytes": system.n_bytes,
         "perplexity": system.perplexity,
         "seconds": system.seconds,
+        "layer_bits": {kind: bits for model in system.models for kind, bits in kind_bits(model).items()},
         "config_hash": hash_config([{"config": m.config, "plan": m.plan.to_dict()} for m in system.models]),
     }
     notes = dict(system.notes)

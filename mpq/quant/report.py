@@ -58,6 +58,25 @@ def describe(model_file: ModelFile) -> dict[str, Any]:
     }
 
 
+def kind_bits(model_file: ModelFile) -> dict[str, float]:
+    """Mean bits of each kind of matrix, `blocks.attention` for all `blocks.N.attention.*`; empty where all are equal."""
+    plan = model_file.plan
+    first, *others = plan.bits.values()
+    if all(bits == first for bits in others) and isinstance(first, int):
+        return {}
+    groups: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, shape in model_file.shapes.items():
+        groups.setdefault(_kind(name), {})[name] = shape
+    return {kind: round(plan.average_bits(shapes), 3) for kind, shapes in groups.items()}
+
+
+def _kind(name: str) -> str:
+    """`layers.attention` of `encoder.layers.3.attention.q.weight`; of a matrix in no list the end of its name."""
+    parts = name.removesuffix(".weight").split(".")
+    index = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    return ".".join(parts[-2:] if index is None else [parts[index - 1], *parts[index + 1 : index + 2]])
+
+
 def render(report: dict[str, Any]) -> str:
     """The report of `describe` as a table of text, its last line a summary."""
     rows = [("layer", "shape", "bits", "codes bytes", "scale bytes")]

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mpq.score.chart import Chart, Mark, render_chart, render_key
+from mpq.score.layer_bits import summarize_layer_bits
 from mpq.score.page_style import STYLE
 from mpq.score.plot import FLOAT, Panel, SizeWer, size_wer
 from mpq.score.records import FIRST_PASS, RESCORED, ResultRecord
-from mpq.score.seeds import SEEDS_NOTE, SEEDS_TITLE, SeedTable, base_name, summarize_seeds
-from mpq.score.table import EMPTY, FLOAT_BITS, SIGNIFICANCE, Table, format_p, make_table, verdict
+from mpq.score.seeds import base_name, summarize_seeds
+from mpq.score.table import EMPTY, FLOAT_BITS, SIGNIFICANCE, SideTable, Table, format_p, make_table, verdict
 
 WORDS_TITLE, PAPERS_TITLE = "What the results say", "What the papers report"
 SYNTHETIC_NOTE = (
@@ -70,9 +71,9 @@ class Report:
         return make_table(self.shown, self.tune_set, self.columns)
 
     @property
-    def seed_table(self) -> SeedTable | None:
-        """The summary over seeds, if any system was trained with several."""
-        return summarize_seeds(self.records, self.test_set)
+    def side_tables(self) -> list[SideTable]:
+        """The summary over seeds, if any system was trained with several; where the bits went, if they are mixed."""
+        return summarize_seeds(self.records, self.test_set) + summarize_layer_bits(self.shown, self.test_set)
 
     @property
     def test_set(self) -> str:
@@ -96,7 +97,7 @@ def render_html(report: Report) -> str:
         _words_section(report.words),
         _plot_section(data),
         _table_section(table, report.shown),
-        _seeds_section(report.seed_table),
+        *map(_side_section, report.side_tables),
         _list_section(PAPERS_TITLE, report.papers),
         _curves_section(report.curves),
         _columns_section(table),
@@ -263,17 +264,15 @@ def _words_section(paragraphs: Sequence[str]) -> str:
     return f"<section><h2>{WORDS_TITLE}</h2>{''.join(f'<p>{_text(words)}</p>' for words in paragraphs)}</section>"
 
 
-def _seeds_section(table: SeedTable | None) -> str:
-    if table is None:
-        return ""
+def _side_section(table: SideTable) -> str:
     heads = "".join(f'<th scope="col"{_number_class(i > 0)}>{_text(head)}</th>' for i, head in enumerate(table.heads))
     lines = "".join(
         "<tr>" + "".join(f"<td{_number_class(i > 0)}>{_text(cell)}</td>" for i, cell in enumerate(cells)) + "</tr>"
         for cells in table.rows
     )
     return (
-        f'<section><h2>{SEEDS_TITLE}</h2><p class="note">{SEEDS_NOTE}</p><div class="scroll"><table><thead><tr>{heads}'
-        f"</tr></thead><tbody>{lines}</tbody></table></div></section>"
+        f'<section><h2>{_text(table.title)}</h2><p class="note">{_text(table.note)}</p><div class="scroll">'
+        f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div></section>"
     )
 
 

@@ -40,6 +40,7 @@ class ResultRecord:
         git: commit of the code.
         config_hash: :func:`mpq.io.hash_config` of the configuration.
         seed: seed of training.
+        layer_bits: mean bits of each kind of matrix, where they differ, such as ``{"blocks.attention": 2.5}``.
         extra: more columns of the tables, heading to value, such as ``{"search min": 3.1}``.
     """
 
@@ -62,6 +63,7 @@ class ResultRecord:
     git: str | None = None
     config_hash: str | None = None
     seed: int | None = None
+    layer_bits: Mapping[str, float] = field(default_factory=dict)
     extra: Mapping[str, float | str] = field(default_factory=dict)
 
 
@@ -138,6 +140,8 @@ def _fits(key: str, value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if key == "interval":
         return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+    if key == "layer_bits":
+        return isinstance(value, dict) and all(map(_is_number, value.values()))
     if key == "extra":
         return isinstance(value, dict) and all(isinstance(item, str) or _is_number(item) for item in value.values())
     return _is_number(value)
@@ -155,6 +159,8 @@ def _expected(key: str) -> str:
         return "a string"
     if key in _COUNTS:
         return "a whole number"
-    return {"interval": "a list of two numbers", "extra": "an object of numbers and strings"}.get(
-        key, "a finite number"
-    )
+    return {
+        "interval": "a list of two numbers",
+        "layer_bits": "an object of numbers",
+        "extra": "an object of numbers and strings",
+    }.get(key, "a finite number")

@@ -10,7 +10,6 @@ from mpq.io import BadInput, PathLike, atomic_write, read_jsonl, read_yaml
 from mpq.score.page import PAPERS_TITLE, SYNTHETIC_NOTE, WORDS_TITLE, Curves, Report, render_html
 from mpq.score.plot import size_wer, size_wer_plot
 from mpq.score.records import read_results
-from mpq.score.seeds import SEEDS_NOTE, SEEDS_TITLE
 from mpq.score.table import markdown_lines, render_markdown
 
 _TITLE = "Results"
@@ -70,9 +69,9 @@ def render_results(report: Report) -> str:
         parts += [f"## {WORDS_TITLE}", *report.words, "## Results"]
     parts += [render_markdown(table).rstrip(), "![size against word error rate](size_wer.png)"]
     parts += ["\n".join(meanings)]
-    if seeds := report.seed_table:
-        rule = ["---", *["---:"] * (len(seeds.heads) - 1)]
-        parts += [f"## {SEEDS_TITLE}", SEEDS_NOTE, markdown_lines([seeds.heads, rule, *seeds.rows]).rstrip()]
+    for side in report.side_tables:
+        rule = ["---", *["---:"] * (len(side.heads) - 1)]
+        parts += [f"## {side.title}", side.note, markdown_lines([side.heads, rule, *side.rows]).rstrip()]
     for title, items in ((PAPERS_TITLE, report.papers), ("What was run", report.facts)):
         if items:
             parts += [f"## {title}", "\n".join(f"- {name}: {value}" for name, value in items.items())]

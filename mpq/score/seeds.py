@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import mean, stdev
 
 from mpq.score.records import ResultRecord
+from mpq.score.table import SideTable
 
-SEEDS_TITLE = "Over seeds"
-SEEDS_NOTE = (
-    "Mean, sample standard deviation and range over systems that differ in nothing but the seed of their training."
-)
-
-
-@dataclass(frozen=True, slots=True)
-class SeedTable:
-    """Headings, and a row of texts for each system with several seeds."""
-
-    heads: list[str]
-    rows: list[list[str]]
+_NOTE = "Mean, sample standard deviation and range over systems that differ in nothing but the seed of their training."
 
 
 def base_name(system: str) -> str:
@@ -28,8 +17,8 @@ def base_name(system: str) -> str:
     return re.sub(r"-seed\d+$", "", system)
 
 
-def summarize_seeds(records: Sequence[ResultRecord], set_name: str) -> SeedTable | None:
-    """Perplexity and error rate on a set over the seeds of each system; None where none has two."""
+def summarize_seeds(records: Sequence[ResultRecord], set_name: str) -> list[SideTable]:
+    """Perplexity and error rate on a set over the seeds of each system; nothing where none has two."""
     groups: dict[str, list[ResultRecord]] = {}
     for record in records:
         if record.set == set_name:
@@ -39,7 +28,7 @@ def summarize_seeds(records: Sequence[ResultRecord], set_name: str) -> SeedTable
         for name, group in groups.items()
         if len(group) > 1
     ]
-    return SeedTable(["System", "Seeds", "Perplexity", f"{set_name} WER"], rows) if rows else None
+    return [SideTable("Over seeds", _NOTE, ["System", "Seeds", "Perplexity", f"{set_name} WER"], rows)] if rows else []
 
 
 def spread(values: Sequence[float | None], digits: int = 2) -> str:

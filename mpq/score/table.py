@@ -65,6 +65,16 @@ class Table:
         return [[column.cell(row) for column in self.columns] for row in self.rows]
 
 
+@dataclass(frozen=True, slots=True)
+class SideTable:
+    """A further table of the report: heading, a note under it, headings of columns, and rows of texts."""
+
+    title: str
+    note: str
+    heads: list[str]
+    rows: list[list[str]]
+
+
 def make_table(
     records: Sequence[ResultRecord], tune_set: str = "dev", meanings: Mapping[str, str] | None = None
 ) -> Table:

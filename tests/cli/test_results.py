@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,27 @@ def test_records(exp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert low.p_float32 == pytest.approx(mapsswe(REF, HYPS["lstm-2bit"], HYPS["lstm"]).p)
     assert low.p_first_pass == pytest.approx(mapsswe(REF, HYPS["lstm-2bit"], HYPS["first-pass"]).p)
     assert isinstance(low, ResultRecord) and low.interval and low.interval[0] < low.wer < low.interval[1]
+
+
+def test_where_mixed_bits_went(exp: Path) -> None:
+    tokenizer = Tokenizer(exp / "words.txt")
+    model = build_lm(LmConfig("transformer", layers=2, dim=64, dim_ff=64, heads=2), len(tokenizer))
+    plan = replace(uniform_plan(model, 2), method="kl")
+    mixed = replace(plan, bits={**plan.bits, "embedding.weight": 4, "blocks.0.attention.query.weight": 8})
+    for name, one in (("mixed", mixed), ("same", plan)):
+        save_lm(exp / f"quant/{name}/model.mpq", quantize_model(model, one), tokenizer, one)
+        shutil.copytree(exp / "rescore" / "lstm", exp / "rescore" / name)
+    assert main(["results", str(exp)]) == 0
+    bits = {(r.system, r.set): r.layer_bits for r in read_results(exp / "results.jsonl")}
+    kinds = {"embedding": 4.0, "blocks.attention": 2.75, "blocks.expand": 2.0, "blocks.contract": 2.0, "output": 2.0}
+    assert bits["mixed", "test"] == kinds  # one of eight equally large attention matrices has 8 bits
+    assert bits["same", "test"] == bits["lstm", "test"] == {}
+    assert main(["report", str(exp)]) == 0
+    text = (exp / "RESULTS.md").read_text()
+    assert "## Where the bits went: transformer" in text
+    assert "| System | embedding | blocks.attention | blocks.expand | blocks.contract | output |" in text
+    assert "| mixed | 4 | 2.8 | 2 | 2 | 2 |" in text and "| same |" not in text.partition("## Where")[2]
+    assert '<th scope="col" class="number">blocks.attention</th>' in (exp / "report.html").read_text()
 
 
 def test_a_second_system_without_a_model(exp: Path, capsys: pytest.CaptureFixture[str]) -> None:
