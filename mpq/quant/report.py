@@ -59,7 +59,7 @@ def describe(model_file: ModelFile) -> dict[str, Any]:
 
 
 def kind_bits(model_file: ModelFile) -> dict[str, float]:
-    """Mean bits of each kind of matrix, `blocks.attention` for all `blocks.N.attention.*`; empty where all are equal."""
+    """Mean bits by kind of matrix, `blocks.attention` for all `blocks.N.attention.*`; empty where all are equal."""
     plan = model_file.plan
     first, *others = plan.bits.values()
     if all(bits == first for bits in others) and isinstance(first, int):
