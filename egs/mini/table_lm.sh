@@ -7,6 +7,7 @@
 #   ste admm                   the same bits everywhere, trained by straight-through estimation or by ADMM
 #   ste-scratch admm-scratch   the same from random weights, four passes of the text
 #   kl hessian nas kl-node     bits by matrix (node: by row of a matrix) within an average; trained as mixed_train says
+#   kl-admm hessian-admm nas-admm  the same plans, trained by ADMM
 #   random rule                the same with plans that know nothing of the model
 # and LM-lossless the smallest model without significant loss on dev, by `mpq search --lossless`.
 # Each row has steps of its own named after it in stages 7 (its plan), 8 (training) and 9 (rescoring): one that was
@@ -19,18 +20,22 @@
 rows_of_lm=()
 for lm in lstm transformer; do
   rows_of_lm+=("$lm" "$lm"-{ste,admm}-{8,4,3,2,1} "$lm"-{kl,hessian,nas,kl-node}-{4,3,2} "$lm"-kl-node-{18,20,24}x "$lm"-{random,rule}-{3,2}
-    "$lm"-lossless "$lm"-{ste,admm}-2-seed{1,2})
+    "$lm"-{kl,hessian,nas}-admm-2 "$lm"-lossless "$lm"-{ste,admm}-2-seed{1,2})
   [ "$lm" != lstm ] || rows_of_lm+=("$lm"-{ste,admm}-scratch-1)
 done
 mixed_train=ste # or admm
 lossless_method=kl-node # or kl
 
-# The parts of a row's name: sets row_lm row_method row_bits row_seed; false for a float model, whose row is LM.
+# The parts of a row's name: sets row_lm row_method row_bits row_seed, of mixed bits row_train and row_plan (the file);
+# false for a float model, whose row is LM.
 split_row() {
   local core=${1%-seed*}
   row_lm=${1%%-*} row_bits=${core##*-} row_method=${core#*-} row_seed=$seed
   row_method=${row_method%-*}
   [ "$core" = "$1" ] || row_seed=$((seed + ${1##*-seed}))
+  row_train=$mixed_train
+  [[ $row_method != *-admm ]] || row_method=${row_method%-admm} row_train=admm
+  row_plan=$exp/table-lm/plan/$row_lm-$row_method-$row_bits.yaml
   [ "$1" != "$row_lm" ]
 }
 
@@ -50,7 +55,7 @@ row_search() {
 
 # Stage 7: what each method measures once for a model, then the plan of every row
 search_table_bits() {
-  local row name budget seen=" "
+  local row name budget seen=" " planned=" "
   for row in "${chosen_rows[@]}"; do
     row_search "$row" || continue
     name=${row_costs##*/}
@@ -61,11 +66,11 @@ search_table_bits() {
   done
   run_jobs
   for row in "${chosen_rows[@]}"; do
-    row_search "$row" && [ "$row_bits" != lossless ] || continue
+    row_search "$row" && [[ $row_bits != lossless && $planned != *" $row_plan "* ]] || continue
+    planned+="$row_plan "
     budget=(--bits "$row_bits")
     [[ $row_bits != *x ]] || budget=(--ratio "${row_bits%x}")
-    job "$row" --threads 1 --in "$row_costs/costs.json" --out "$exp/table-lm/plan/$row.yaml" \
-      -- "${row_search[@]}" "${budget[@]}" --out "$exp/table-lm/plan/$row.yaml"
+    job "${row/-admm/}" --threads 1 --in "$row_costs/costs.json" --out "$row_plan" -- "${row_search[@]}" "${budget[@]}" --out "$row_plan"
   done
   run_jobs
 }
@@ -93,7 +98,7 @@ train_table_rows() {
     fi
     case "$row_method" in
       ste* | admm*) train=$row_method plan=() bits=(--bits "$row_bits") ;;
-      *) train=$mixed_train plan=("$exp/table-lm/plan/$row.yaml") bits=(--plan "$exp/table-lm/plan/$row.yaml") ;;
+      *) train=$row_train plan=("$row_plan") bits=(--plan "$row_plan") ;;
     esac
     job "$row" --threads 1 --gpu 1 --in "conf/table/$row_lm-$train.yaml" "$model" "${plan[@]}" "$exp"/data/lm/{train,dev}.txt --out "$out"/{model.mpq,seconds} \
       -- timed "$out" "$out/model.mpq.train/checkpoint.pt" mpq quantize --config "conf/table/$row_lm-$train.yaml" --model "$model" "${bits[@]}" \
