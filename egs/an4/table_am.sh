@@ -5,13 +5,13 @@
 #
 # A row is NAME-seedN, trained with seed N more than --seed: full, the recipe's usual system, that without one of its
 # pieces, or with another one; conf/table_am.yaml says what each name stands for. full-seed0 is the acoustic model of
-# the recipe's usual systems; lhuc decodes with the models of full. Each row has steps of its own named after it: one
-# that was killed is all that is done again.
+# the recipe's usual systems; lhuc decodes with the models of full, tdnnf-lhuc with those of tdnnf. Each row has steps
+# of its own named after it: one that was killed is all that is done again.
 # Written: EXP/table-am/{am,decode,rescore}/ROW/, RESULTS.md there.
 
 rows_of_am=()
 for row in {0..2}; do
-  rows_of_am+=({full,lhuc,lhuc-training,no-ivectors,no-speed,specaug,no-average,utterance-norm,xent,tdnnf,biphones}-seed"$row")
+  rows_of_am+=({full,lhuc,lhuc-training,no-ivectors,no-speed,specaug,no-average,utterance-norm,xent,tdnnf,tdnnf-lhuc,biphones}-seed"$row")
 done
 
 # What a row is made of: sets row_am (the folder of its model), row_seed, row_inputs (the folder of its manifests),
@@ -20,7 +20,7 @@ split_row() {
   row_am=$exp/table-am/am/$1 row_seed=$((seed + ${1##*-seed}))
   row_inputs=$exp/ivectors row_lang=$exp/lang row_conf=conf/am.yaml row_options=()
   row_adapt=()
-  [[ $1 != lhuc* ]] || row_adapt=(--adapt lhuc --transcripts "$exp/data/train/text")
+  [[ $1 != *lhuc* ]] || row_adapt=(--adapt lhuc --transcripts "$exp/data/train/text")
   case "${1%-seed*}" in
     lhuc) row_am=${row_am/lhuc/full} ;;
     no-ivectors) row_inputs=$exp/features row_options=(--model.ivector_dim 0) ;;
@@ -30,6 +30,7 @@ split_row() {
     utterance-norm) row_options=(--normalization utterance) ;;
     lhuc-training) row_options=(--lhuc 0.5) ;;
     xent) row_options=(--xent 0.1) ;;
+    tdnnf-lhuc) row_am=${row_am/-lhuc/} ;;
     tdnnf) row_conf=conf/am_tdnnf.yaml ;;
     biphones) row_lang=$exp/table-am/lang-biphones ;;
   esac
@@ -55,7 +56,8 @@ make_table_features() {
 train_table_rows() {
   local row queued=" "
   for row in "${chosen_rows[@]}"; do
-    split_row "${row/#lhuc-seed/full-seed}"
+    row=${row/#lhuc-seed/full-seed}
+    split_row "${row/#tdnnf-lhuc/tdnnf}"
     [[ $queued != *" $row_am "* ]] || continue
     queued+="$row_am "
     if [ "$row_am" = "$exp/am" ]; then
