@@ -69,9 +69,10 @@ class DecodeSummary:
 
     def __str__(self) -> str:
         wer, oracle = (100 * n / max(1, self.words) for n in (self.errors, self.oracle_errors))
+        errors = f"WER {wer:.2f}, oracle {oracle:.2f}" if self.words else "no transcripts"
         return (
-            f"{self.utts} utterances, {self.hyps / max(1, self.utts):.0f} hypotheses each, WER {wer:.2f}, "
-            f"oracle {oracle:.2f}, {self.warnings} warnings, acoustic model {self.am_rtf:.3g} of real time"
+            f"{self.utts} utterances, {self.hyps / max(1, self.utts):.0f} hypotheses each, {errors}, "
+            f"{self.warnings} warnings, acoustic model {self.am_rtf:.3g} of real time"
         )
 
 
@@ -215,7 +216,8 @@ def _merge(features: FeatureSet, folder: Path, begins: Sequence[int], out: Path)
         print(f"warning: utterance {row['utt']}: {row['problem']}", file=sys.stderr)
     errors = oracle = n_words = n_hyps = 0
     best: dict[str, list[str]] = {}
-    for nbest, text in zip(nbests(), features.texts, strict=True):
+    texts = features.texts if features.has_texts else [""] * len(features)
+    for nbest, text in zip(nbests(), texts, strict=True):
         reference = text.split()
         counts = [kaldialign.edit_distance(reference, hyp.text.split())["total"] for hyp in nbest.hyps]
         errors, oracle = errors + counts[0], oracle + min(counts)

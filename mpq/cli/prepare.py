@@ -1,6 +1,9 @@
-"""Turn a corpus on disk into manifests, transcripts and language model text.
+"""Turn a corpus on disk, or speech of your own, into manifests, transcripts and language model text.
 
 Reads   the corpus in --corpus-dir, several where its parts lie apart (a corpus that is generated needs none).
+        Speech of your own (CORPUS kaldi): Kaldi data folders, wav.scp with files or pipes, segments, text, utt2spk; or
+        folders of WAV or FLAC files with a file text, 'FILE-WITHOUT-SUFFIX word word ...'. Each becomes a part of the
+        same name, or of that in PART=DIR; without text it can only be decoded.
 Writes  OUT/{train,dev,test}/{recordings,supervisions,cuts}.jsonl.gz and text (Kaldi),
         OUT/lm/{train,dev,test}.txt, and OUT/audio where the corpus' own files cannot be used as they are.
 What is missing or broken in the corpus is told all at once. A killed run continues where it stopped.
@@ -8,6 +11,7 @@ What is missing or broken in the corpus is told all at once. A killed run contin
 Examples:
   mpq prepare mini --out exp/data --nj 2
   mpq prepare ami --corpus-dir /data/amicorpus --check-only
+  mpq prepare kaldi --corpus-dir data/train --corpus-dir dev=data/dev_10h --corpus-dir data/test --out exp/data
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 # Options that only some corpora take, and why the others do not.
 _SPECIAL = {
+    "smoke": "is taken as it is",
     "hours": "is recorded speech",
     "mic": "has one microphone",
     "train": "has one training part",
@@ -107,7 +112,7 @@ def _options(args: Namespace, function: Callable[..., str]) -> dict[str, object]
 
     known = inspect.signature(function).parameters
     folders = [Path(folder) for folder in args.corpus_dir or []]
-    options: dict[str, object] = {"smoke": args.smoke, "nj": args.nj, "seed": args.seed}
+    options: dict[str, object] = {"nj": args.nj, "seed": args.seed}
     if "corpus_dirs" in known:
         options["corpus_dirs"] = folders
     elif len(folders) > 1:

@@ -32,7 +32,7 @@ class Batch:
     Attributes:
         features: (N, T, C) float32, zero (the mean) after an utterance's end.
         lengths: (N,) int64, frames of each utterance, longest first.
-        texts: N transcripts, words separated by blanks.
+        texts: N transcripts, words separated by blanks; empty where there is none.
         utts: N utterance ids.
         speakers: N speaker ids.
         ivectors: (N, P, D) float32, one for every `IVECTOR_PERIOD` frames, zero after an utterance's end; None
@@ -105,7 +105,8 @@ class FeatureSet:
         self.is_waveform = self._cuts[0].features.type == WAVEFORM
         self.normalization = "none" if self.is_waveform else normalization
         self.utts = [cut.id for cut in self._cuts]
-        self.texts = [cut.supervisions[0].text for cut in self._cuts]
+        self._texts = [cut.supervisions[0].text for cut in self._cuts]
+        self.has_texts = None not in self._texts
         self.speakers = [cut.supervisions[0].speaker or cut.id for cut in self._cuts]
         self.n_without_speaker = sum(not cut.supervisions[0].speaker for cut in self._cuts)
         self.lengths = np.array([cut.num_frames for cut in self._cuts], dtype=np.int64)
@@ -118,6 +119,21 @@ class FeatureSet:
 
     def __len__(self) -> int:
         return len(self.utts)
+
+    @property
+    def texts(self) -> list[str]:
+        """Transcripts, words separated by blanks.
+
+        Raises:
+            BadInput: an utterance has none.
+        """
+        if not self.has_texts:
+            utt, number = self.utts[self._texts.index(None)], self._texts.count(None)
+            raise BadInput(
+                f"{self.path}: {number} of {len(self)} utterances have no transcript, such as {utt}: they can be "
+                "decoded only; prepare the data with its transcripts"
+            )
+        return self._texts
 
     def leave_out(self, indexes: Sequence[int]) -> None:
         """Keeps utterances out of all batches that are planned from now on."""
@@ -191,7 +207,7 @@ class FeatureSet:
         return Batch(
             features,
             lengths,
-            [self.texts[index] for index in indexes],
+            [self._texts[index] or "" for index in indexes],
             [self.utts[index] for index in indexes],
             [self.speakers[index] for index in indexes],
             self._ivectors(indexes) if self.ivector_dim else None,

@@ -200,12 +200,19 @@ def audio_problem(cut: MonoCut, rate: int) -> str | None:
 
 
 def _compute(cut: MonoCut, speed: float, extractor: Fbank, writer: LilcomChunkyWriter) -> Any:
-    """Stores the features of one copy of a cut; a sped-up copy is a speaker of its own, as in Kaldi."""
-    if speed != 1.0:
-        cut = cut.perturb_speed(speed)
-        segment = cut.supervisions[0]
+    """Stores the features of one copy of a cut."""
+    return at_speed(cut, speed).compute_and_store_features(extractor, writer)
+
+
+def at_speed(cut: MonoCut, speed: float) -> MonoCut:
+    """The cut played at a speed; a sped-up copy is a speaker of its own, as in Kaldi."""
+    if speed == 1.0:
+        return cut
+    cut = cut.perturb_speed(speed)
+    segment = cut.supervisions[0]
+    if segment.speaker:
         cut.supervisions = [fastcopy(segment, speaker=f"sp{speed:g}-{segment.speaker}")]
-    return cut.compute_and_store_features(extractor, writer)
+    return cut
 
 
 def _stored_at(cut: Any, storage: Path) -> Any:

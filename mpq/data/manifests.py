@@ -25,7 +25,7 @@ class Spoken:
 
     Attributes:
         utt: utterance id.
-        speaker: speaker id.
+        speaker: speaker id; empty where nobody knows.
         audio: the file.
         text: normalized words.
         recording: id of the file's recording; empty where the file is this utterance and has its id.
@@ -33,6 +33,7 @@ class Spoken:
         end: where it ends; None for the end of the file.
         channel: its channel in the file, from 0.
         channels: how many channels the file has.
+        transcribed: whether the words are known; if not, the utterance can only be decoded.
     """
 
     utt: str
@@ -44,12 +45,13 @@ class Spoken:
     end: float | None = None
     channel: int = 0
     channels: int = 1
+    transcribed: bool = True
 
 
 def write_manifests(
     directory: Path, utterances: Sequence[Spoken], rate: int, frames: Mapping[Path, int] | None = None
 ) -> CutSet:
-    """Writes ``recordings``, ``supervisions``, ``cuts`` (.jsonl.gz) and Kaldi ``text``, sorted by utterance.
+    """Writes ``recordings``, ``supervisions``, ``cuts`` (.jsonl.gz) and, if known, Kaldi ``text``, sorted by utterance.
 
     Args:
         directory: folder of one part of the corpus.
@@ -79,15 +81,17 @@ def write_manifests(
     cuts = [_cut(item, recordings[item.recording or item.utt]) for item in ordered]
     save_manifest(directory / "recordings.jsonl.gz", (recordings[name] for name in sorted(recordings)))
     save_manifest(directory / "supervisions.jsonl.gz", map(_supervision, cuts))
-    write_text(directory / "text", {item.utt: item.text.split() for item in ordered})
+    if texts := {item.utt: item.text.split() for item in ordered if item.transcribed}:
+        write_text(directory / "text", texts)
     save_manifest(directory / "cuts.jsonl.gz", cuts)
     return CutSet.from_cuts(cuts)
 
 
 def describe_part(name: str, utterances: Sequence[Spoken], seconds: float) -> str:
     """Size of a part of a corpus, for a summary line."""
-    words, speakers = sum(len(item.text.split()) for item in utterances), len({item.speaker for item in utterances})
-    return f"{name} {len(utterances)} utterances, {seconds / 3600:.2f} h, {words} words, {speakers} speakers"
+    texts, speakers = [item.text for item in utterances if item.transcribed], {item.speaker for item in utterances}
+    words = f"{sum(len(text.split()) for text in texts)} words" if texts else "no transcripts"
+    return f"{name} {len(utterances)} utterances, {seconds / 3600:.2f} h, {words}, {len(speakers - {''})} speakers"
 
 
 def measure_audio(utterances: Iterable[Spoken], rate: int, nj: int = 1) -> tuple[dict[Path, int], list[str]]:
@@ -125,7 +129,7 @@ def _find_text_problems(utterances: Iterable[Spoken]) -> list[str]:
         if item.utt in seen:
             problems.append(f"utterance {item.utt}: the id is given twice")
         seen.add(item.utt)
-        if not item.text.split():
+        if item.transcribed and not item.text.split():
             problems.append(f"utterance {item.utt}: empty transcript")
     return problems
 
@@ -157,8 +161,8 @@ def _cut(item: Spoken, recording: Recording) -> MonoCut:
         start=0.0,
         duration=duration,
         channel=item.channel,
-        text=" ".join(item.text.split()),
-        speaker=item.speaker,
+        text=" ".join(item.text.split()) if item.transcribed else None,
+        speaker=item.speaker or None,
     )
     return MonoCut(item.utt, item.start, duration, item.channel, supervisions=[segment], recording=recording)
 
@@ -195,7 +199,7 @@ def find_parts(folder: Path) -> list[Path]:
 
 
 def read_cuts(path: PathLike) -> CutSet:
-    """Reads a manifest of cuts, each with one supervision that has text.
+    """Reads a manifest of cuts, each with one supervision; its text is None where nobody transcribed it.
 
     Raises:
         BadInput: a broken file or line, cuts without a single supervision, empty transcripts, an id given
@@ -213,7 +217,7 @@ def read_cuts(path: PathLike) -> CutSet:
             raise BadInput(f"{path}:{number}: a {type(cut).__name__}; expected a lhotse MonoCut")
         if len(cut.supervisions) != 1:
             problems.append(f"utterance {cut.id}: has {len(cut.supervisions)} supervisions, expected 1")
-        elif not (cut.supervisions[0].text or "").split():
+        elif cut.supervisions[0].text is not None and not cut.supervisions[0].text.split():
             problems.append(f"utterance {cut.id}: empty transcript")
         if cut.id in seen:
             problems.append(f"utterance {cut.id}: the id is given twice")

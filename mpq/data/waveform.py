@@ -23,7 +23,7 @@ from lhotse.utils import fastcopy
 from numpy.typing import NDArray
 
 from mpq.data.audio import raise_problems
-from mpq.data.features import audio_problem
+from mpq.data.features import at_speed, audio_problem
 from mpq.data.manifests import read_cuts, save_manifest
 from mpq.io import PathLike
 
@@ -89,12 +89,9 @@ def refer_to_audio(cuts_path: PathLike, out: Path, speeds: Iterable[float] = (1.
 
 
 def _copy(cut: MonoCut, speed: float) -> MonoCut:
-    """One copy of a cut, its features the samples of its audio file; a sped-up copy is a speaker of its own."""
+    """One copy of a cut, its features the samples of its audio file."""
     first, n_samples, path = round(cut.start * RATE), cut.num_samples, cut.recording.sources[0].source
-    if speed != 1.0:
-        cut = cut.perturb_speed(speed)
-        segment = cut.supervisions[0]
-        cut.supervisions = [fastcopy(segment, speaker=f"sp{speed:g}-{segment.speaker}")]
+    cut = at_speed(cut, speed)
     features = Features(
         type=WAVEFORM, num_frames=0, num_features=SAMPLES, frame_shift=_SHIFT, sampling_rate=RATE,
         start=cut.start, duration=cut.duration, storage_type=_AUDIO, storage_path=path, storage_key="",

@@ -37,6 +37,8 @@ class Spelled(nn.Module):
 class Features:
     """What `decode_set` uses of a `FeatureSet`: noisy frames of phone after phone, with blanks between."""
 
+    has_texts = True
+
     def __init__(self, n_utts: int) -> None:
         rng = np.random.default_rng(0)
         self.texts = [TEXTS[i % len(TEXTS)] for i in range(n_utts)]
@@ -148,3 +150,6 @@ def test_utterance_without_a_path_is_told_and_has_no_words(
     assert "warning: utterance utt-003: no path survived" in capsys.readouterr().err
     assert read_text(tmp_path / "hyp.txt")["utt-003"] == []
     assert "utt-003" not in [lattice.utt for lattice in read_lattices(tmp_path / "lat.gz")]
+    features.has_texts = False
+    said = str(decode_set(Spelled(), features, decoder, tmp_path, "key", 1))  # type: ignore[arg-type]
+    assert "no transcripts, 1 warnings" in said and "WER" not in said
