@@ -168,6 +168,7 @@ def adapt(
     torch.set_num_threads(1)  # the processes are the parallelism, and sums keep their order
     _jobs[:] = [_Job(model.eval(), features, supervision, denominator, config, path_sums)]
     try:
+        nj = 1 if next(model.parameters()).is_cuda else nj  # forked processes cannot use a GPU
         logits = progress(map_processes(_adapt_speaker, speakers, nj), len(speakers), "adapt (speakers)")
         return dict(zip(speakers, map(torch.from_numpy, logits), strict=True))
     finally:
@@ -183,7 +184,7 @@ def _adapt_speaker(speaker: str) -> np.ndarray[tuple[int, ...], np.dtype[np.floa
         for index, name in enumerate(features.speakers)
         if name == speaker and features.utts[index] in job.supervision
     ]
-    logits = torch.zeros(job.model.lhuc_shape, requires_grad=True)
+    logits = torch.zeros(job.model.lhuc_shape, device=next(job.model.parameters()).device, requires_grad=True)
     optimizer = torch.optim.Adam([logits], lr=config.lr)
     groups = _group(indexes, features, config.max_frames)
     for step in range(config.steps if groups else 0):
@@ -194,7 +195,7 @@ def _adapt_speaker(speaker: str) -> np.ndarray[tuple[int, ...], np.dtype[np.floa
         loss = losses.sum() / lengths.sum()
         (logits.grad,) = torch.autograd.grad(loss + config.decay * logits.square().sum(), logits)
         optimizer.step()
-    return logits.detach().numpy()
+    return logits.detach().cpu().numpy()
 
 
 def _group(indexes: Sequence[int], features: FeatureSet, max_frames: int) -> list[list[int]]:

@@ -1,7 +1,8 @@
 """Decode a data set: acoustic model, graph search, n-best lists and lattices, in parallel and resumable.
 
 Utterances are cut into parts of a fixed size, whatever the number of processes; each part is written when it is
-done, and a killed run continues at the first part that is missing.
+done, and a killed run continues at the first part that is missing. Each process runs the acoustic model on its own
+parts; where the model is on a GPU, this process runs it, on some parts for each process, which then search.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import kaldialign
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from mpq.am.model import run_batch
 from mpq.data.batches import FRAME_SHIFT, FeatureSet
 from mpq.data.parallel import map_processes
-from mpq.fst.decoder import Decoded, Decoder
+from mpq.fst.decoder import Decoder
 from mpq.io import (
     Lattice,
     NBest,
@@ -42,6 +43,7 @@ from mpq.io import (
 SPEED = "speed.yaml"
 PART = 40  # utterances that a process decodes at a time
 _MAX_FRAMES = 12_000  # padded frames of a batch of the acoustic model
+_PORTION = 4  # parts for each process that a GPU scores before they are searched
 
 
 @dataclass(frozen=True)
@@ -95,15 +97,45 @@ class Stopwatch:
         self.seconds += self._clock()
 
 
+Scores = Iterator[tuple[str, NDArray[np.float32]]]
+"""Utterances and their log-probabilities `(T', C)`."""
+
+
 @dataclass(frozen=True)
 class _Job:
-    """What every process needs; set before processes are forked, since graphs cannot be pickled."""
+    """What every process needs; set before processes are forked, since graphs cannot be pickled.
+
+    Attributes:
+        scored: of parts that a GPU has scored: what `score_frames` gave, and the seconds that it took.
+    """
 
     model: nn.Module
     lhuc: Mapping[str, Tensor] | None
     features: FeatureSet
     decoder: Decoder
     folder: Path
+    scored: dict[int, tuple[list[tuple[str, NDArray[np.float32]]], float]] = field(default_factory=dict)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the model is on a GPU, which forked processes cannot use."""
+        return next(self.model.parameters()).is_cuda
+
+    def scores(self, begin: int, watch: Stopwatch) -> Scores:
+        """Scores of the utterances of a part."""
+        if begin in self.scored:
+            scores, watch.seconds = self.scored[begin]
+            return iter(scores)
+        indexes = range(begin, min(begin + PART, len(self.features)))
+        return score_frames(self.model, self.features, indexes, self.lhuc, watch)
+
+    def score(self, begins: Sequence[int]) -> None:
+        """Scores parts in this process, and forgets others."""
+        self.scored.clear()
+        for begin in begins:
+            watch = Stopwatch(self.on_gpu)
+            scores = list(self.scores(begin, watch))
+            self.scored[begin] = scores, watch.seconds
 
 
 _jobs: list[_Job] = []
@@ -137,10 +169,15 @@ def decode_set(
     folder.mkdir(exist_ok=True)
     numbers = range(0, len(features), PART)
     missing = [begin for begin in numbers if not _part(folder, begin, "speed").exists()]
-    _jobs[:] = [_Job(model.eval(), lhuc, features, decoder, folder)]
+    _jobs[:] = [job := _Job(model.eval(), lhuc, features, decoder, folder)]
     try:
-        for _ in progress(map_processes(_decode_part, missing, nj), len(missing), "decode (parts)"):
-            pass
+        size = _PORTION * nj if job.on_gpu else max(1, len(missing))
+        for first in range(0, len(missing), size):
+            portion = missing[first : first + size]
+            if job.on_gpu:
+                job.score(portion)
+            for _ in progress(map_processes(_decode_part, portion, nj), len(portion), "decode (parts)"):
+                pass
     finally:
         _jobs.clear()
     summary = _merge(features, folder, list(numbers), out)
@@ -156,8 +193,8 @@ def _decode_part(begin: int) -> None:
     """Decode utterances ``begin`` to ``begin + PART - 1`` and write their files; the last one tells it is done."""
     (job,) = _jobs
     indexes = range(begin, min(begin + PART, len(job.features)))
-    watch = Stopwatch(next(job.model.parameters()).is_cuda)
-    results = dict(_decode_batches(job, indexes, watch))
+    watch = Stopwatch(job.on_gpu)
+    results = {utt: job.decoder.decode(utt, scores) for utt, scores in job.scores(begin, watch)}
     decoded = [results[job.features.utts[index]] for index in indexes]
     write_nbest(_part(job.folder, begin, "nbest.jsonl"), (result.nbest for result in decoded))
     write_lattices(_part(job.folder, begin, "lat"), [r.lattice for r in decoded if r.lattice is not None])
@@ -166,19 +203,13 @@ def _decode_part(begin: int) -> None:
     write_jsonl(_part(job.folder, begin, "speed"), [{"am_seconds": watch.seconds}])
 
 
-def _decode_batches(job: _Job, indexes: Sequence[int], watch: Stopwatch) -> Iterator[tuple[str, Decoded]]:
-    """Results by utterance."""
-    for utt, scores in score_frames(job.model, job.features, indexes, job.lhuc, watch):
-        yield utt, job.decoder.decode(utt, scores)
-
-
 def score_frames(
     model: nn.Module,
     features: FeatureSet,
     indexes: Sequence[int],
     lhuc: Mapping[str, Tensor] | None = None,
     watch: Stopwatch | None = None,
-) -> Iterator[tuple[str, NDArray[np.float32]]]:
+) -> Scores:
     """Log-probabilities `(T', C)` of utterances; those of similar lengths go through the acoustic model together.
 
     Args:
@@ -216,8 +247,7 @@ def _merge(features: FeatureSet, folder: Path, begins: Sequence[int], out: Path)
         print(f"warning: utterance {row['utt']}: {row['problem']}", file=sys.stderr)
     errors = oracle = n_words = n_hyps = 0
     best: dict[str, list[str]] = {}
-    texts = features.texts if features.has_texts else [""] * len(features)
-    for nbest, text in zip(nbests(), texts, strict=True):
+    for nbest, text in zip(nbests(), features.texts, strict=True):
         reference = text.split()
         counts = [kaldialign.edit_distance(reference, hyp.text.split())["total"] for hyp in nbest.hyps]
         errors, oracle = errors + counts[0], oracle + min(counts)

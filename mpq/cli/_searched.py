@@ -59,10 +59,12 @@ def load_searched(args: Namespace) -> Searched:
     """
     from mpq.am import CONFIGS
     from mpq.am.model import load_float_am
+    from mpq.cli._device import find_device
     from mpq.io import BadInput
     from mpq.lm import load_float_lm
     from mpq.quant import model_path, read_model_file
 
+    device = find_device(args.device)
     stored = read_model_file(model_path(args.model))
     is_acoustic = stored.arch in CONFIGS
     for name in LM_ONLY if is_acoustic else AM_ONLY:
@@ -72,8 +74,8 @@ def load_searched(args: Namespace) -> Searched:
             raise BadInput(f"--{option}: {args.model} holds a {stored.arch} {kind} model, whose data are {needs}")
     if not is_acoustic:
         lm = load_float_lm(args.model, args.tokenizer)
-        return Searched("language", lm.model, lm)
-    return Searched("acoustic", load_float_am(args.model), units=tuple(stored.config["phones"]))
+        return Searched("language", lm.model.to(device), lm)
+    return Searched("acoustic", load_float_am(args.model).to(device), units=tuple(stored.config["phones"]))
 
 
 def inputs_key(args: Namespace, searched: Searched) -> dict[str, Any]:

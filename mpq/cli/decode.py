@@ -3,7 +3,7 @@
 Reads   an acoustic model of `mpq train-am`, features of `mpq features`, the graph and n-gram model of `mpq lang`.
 Writes  OUT/nbest.jsonl.gz, OUT/lat.gz (Kaldi archive of CompactLattice), OUT/words.sha256 (which words.txt its numbers
         are of), OUT/hyp.txt (the best hypotheses, Kaldi text), OUT/warnings.jsonl (utterances without a full result),
-        OUT/speed.yaml (seconds of the acoustic model alone, of one processor core, and seconds of speech).
+        OUT/speed.yaml (seconds of the acoustic model alone, of one processor core or a GPU, and seconds of speech).
         A killed run continues where it stopped; the result does not depend on --nj.
         With --adapt lhuc, the result of a first pass in OUT/first-pass, and OUT/lhuc.safetensors: the LHUC logits of
         each speaker, adapted to what the first pass recognized, with which OUT is then decoded.
@@ -42,6 +42,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--lang", type=str, required=True, metavar="DIR", help="folder made by mpq lang")
     parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--nj", type=int, default=2, help="number of processes")
+    parser.add_argument(
+        "--device", type=str, default="auto", help="where the model runs: auto (a GPU if there is one), cpu, cuda"
+    )
     parser.add_argument("--adapt", type=Literal["none", "lhuc"], default="none", help="adapt to speakers, two passes")
     parser.add_argument(
         "--transcripts", type=str, metavar="FILE", help="Kaldi text that the model was trained on, for --adapt lhuc"
@@ -57,6 +60,7 @@ def run(args: Namespace) -> None:
     from mpq.am import load_am
     from mpq.am.decode import decode_set
     from mpq.am.model import check_features
+    from mpq.cli._device import find_device
     from mpq.data.batches import FeatureSet
     from mpq.fst.backend import check_backend
     from mpq.fst.decoder import Decoder, DecoderConfig
@@ -74,12 +78,12 @@ def run(args: Namespace) -> None:
     check_backend(config.fst)
     lexicon, words = _read_words(lang)
     units = read_units(lang, lexicon.phones)
-    model = load_am(args.am, units.names)
+    model = load_am(args.am, units.names).to(device := find_device(args.device))
     decoder = Decoder(load_graph(lang), read_arpa(lang / "lm.arpa"), words, config)
     features = FeatureSet(args.features, model.normalization)
     check_features(model, features)
     inputs = [model_path(args.am), args.features, *(lang / name for name in (GRAPH_NAME, "lm.arpa", "words.txt"))]
-    key: list[object] = [config, [sha256_file(path) for path in inputs]]
+    key: list[object] = [config, device.type, [sha256_file(path) for path in inputs]]
     lhuc = _adapt(args, key, model, features, decoder, lexicon, units) if args.adapt == "lhuc" else None
     summary = decode_set(model, features, decoder, out, key, args.nj, lhuc)
     write_symbols_hash(args.out, lang / "words.txt")

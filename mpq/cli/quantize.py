@@ -157,6 +157,7 @@ def _quantize_lm(args: Namespace) -> str:
     """Writes a quantized language model; what has become of its perplexity."""
     from pathlib import Path
 
+    from mpq.cli._device import find_device
     from mpq.lm import load_float_lm, perplexity, save_lm
     from mpq.quant import quantize_model
     from mpq.train.lm import LmTexts
@@ -167,6 +168,7 @@ def _quantize_lm(args: Namespace) -> str:
     if args.dev:
         cache = args.cache or Path(args.dev).parent / "units"
         texts = LmTexts.open(args.text or args.dev, args.dev, lm.tokenizer, cache)
+        lm.model.to(find_device("auto"))  # where training trains
     before = perplexity(lm.model, texts.dev).value if texts else None
     model = _train_lm(args, lm, plan, texts) if args.train != "none" else quantize_model(lm.model, plan)
     after = perplexity(model.eval(), texts.dev).value if texts else None
@@ -191,6 +193,7 @@ def _train_lm(args: Namespace, lm: LoadedLm, plan: BitPlan, texts: LmTexts | Non
 def _quantize_am(args: Namespace, units: list[str]) -> str:
     """Writes a quantized acoustic model of these units; what has become of its loss."""
     from mpq.am.model import load_float_am, save_am
+    from mpq.cli._device import find_device
     from mpq.cli._options import quant_am_config
     from mpq.io import BadInput
     from mpq.quant import quantize_model
@@ -203,6 +206,8 @@ def _quantize_am(args: Namespace, units: list[str]) -> str:
         raise BadInput(f"--train {args.train} needs training features (--features), held-out ones (--dev) and --lang")
     data = _am_data(args, model, units)
     init, key = _start(args, model, plan)
+    if data:
+        model.to(find_device("auto"))  # where training trains
     before = dev_loss(model, config, data) if data else None
     if args.train == "none":
         quantize_model(model, plan)

@@ -90,6 +90,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--table", type=Literal["uniform", "pow2", "asym"], default="uniform", help="the levels")
     parser.add_argument("--seed", type=int, default=1, help="of samples, probes and random plans")
     parser.add_argument(
+        "--device", type=str, default="auto", help="where to measure: auto (a GPU if there is one), cpu, cuda"
+    )
+    parser.add_argument(
         "--out", type=str, required=True, metavar="YAML", help="plan to write; with --lossless a folder"
     )
     parser.add_class_arguments(HessianConfig, "hessian")

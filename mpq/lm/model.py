@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -128,7 +129,10 @@ class LstmLm(LanguageModel):
         nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(config.dim))
 
     def hidden(self, tokens: Tensor) -> Tensor:
-        h, _ = self.lstm(self.dropout(self.embedding(tokens)))
+        rows = self.dropout(self.embedding(tokens))
+        # on a GPU in float32: cuDNN has LSTMs in bfloat16 only since 9.13, PyTorch's own kernels none
+        with torch.autocast("cuda", enabled=False) if rows.is_cuda else nullcontext():
+            h, _ = self.lstm(rows)
         dropped: Tensor = self.dropout(h)
         return dropped
 

@@ -25,6 +25,7 @@ from mpq.quant.layers import Projector, QuantModule
 from mpq.quant.table import Quantized
 
 _PATCHES = 1 << 19  # numbers of patches at once, where no gradient is asked for: more would leave the processor's cache
+_PATCHES_ON_GPU = 1 << 26
 _CHANNELS = 8  # that are worth copying side by side
 
 Geometry = tuple[Sequence[int], Sequence[int], Sequence[int]]  # kernel, stride, dilation
@@ -86,7 +87,8 @@ class QuantConv(QuantModule):
             surrogate = None if surrogate is None else _channels_last(surrogate, taps)
         if asks_gradients(x, self.bias, surrogate):
             return self._by_groups(x, quantized, surrogate, channels_last)
-        at_once = max(1, _PATCHES * prod(self.stride) // (x[:1].numel() * taps))
+        at_most = _PATCHES_ON_GPU if x.is_cuda else _PATCHES
+        at_once = max(1, at_most * prod(self.stride) // (x[:1].numel() * taps))
         if self.groups > 1:
             parts = torch.split(x, at_once)
             return torch.cat([self._by_groups(part, quantized, None, channels_last) for part in parts])

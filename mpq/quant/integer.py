@@ -22,7 +22,7 @@ from mpq.quant.pack import Held
 from mpq.quant.table import Quantized
 
 _TINY = 1e-30  # keeps 0 / 0 out of rows of zeros
-UNPACKED = 1 << 20  # packed weights that are unpacked at once
+UNPACKED, UNPACKED_ON_GPU = 1 << 20, 1 << 26  # packed weights that are unpacked at once
 EXACT = 1024  # float32 sums of so many products of int8, 127 * 128 at most, stay below 2**24, so no digit is lost
 
 
@@ -60,14 +60,18 @@ def scale_of(largest: Tensor, n_bits: int) -> Tensor:
 
 def int_matmul(a: Tensor, b: Tensor) -> Tensor:
     """a @ b.T in exact int32, for int8 a (M, K) and b (N, K), both in -127..127, of any size on any device."""
-    if a.is_cuda:  # cuBLAS wants contiguous rows, more than 16, and multiples of 8; zeros change nothing
+    if a.is_cuda:
         m, n, k = a.shape[0], b.shape[0], a.shape[1]
-        a = F.pad(a, (0, -k % 8, 0, max(0, 17 - m))).contiguous()
-        b = F.pad(b, (0, -k % 8, 0, -n % 8)).contiguous()
+        a, b = _padded(a, max(0, 32 - m), -k % 16), _padded(b, -n % 16, -k % 16)
         return torch._int_mm(a, b.t())[:m, :n]
     if a.device.type == "cpu" and _cpu_has_int8_products():
         return torch._int_mm(a, b.t())
     return _matmul_in_floats(a, b)
+
+
+def _padded(x: Tensor, rows: int, columns: int) -> Tensor:
+    """Contiguous, with so many rows and columns of zeros more: cuBLAS wants multiples of 16, and more than 16 rows."""
+    return (F.pad(x, (0, columns, 0, rows)) if rows or columns else x).contiguous()
 
 
 @cache
@@ -143,7 +147,7 @@ def rows_product(
         return _products(rows, row_scale, Quantized(codes, weight.scale, weight.offset), bias, out)
     if out is None:
         out = torch.empty(len(rows), len(codes), device=rows.device)
-    for some in codes.blocks(UNPACKED):
+    for some in codes.blocks(UNPACKED_ON_GPU if rows.is_cuda else UNPACKED):
         part_bias = None if bias is None else bias[..., some]
         _products(rows, row_scale, weight.rows(some), part_bias, out[:, some])
     return out

@@ -122,7 +122,8 @@ def _fit(model: LanguageModel, forest: Forest, budget: Budget) -> _Sizes:
     n_bytes, steps = budget.n_bytes // budget.n_processes, 0
     if isinstance(model, LstmLm):
         per_step = 4 * config.dim * 26
-        steps = max(1, min(ROWS, n_bytes // 4 // per_step))
+        steps = n_bytes // 4 // per_step
+        steps = max(1, min(ROWS, steps) if model.device.type == "cpu" else steps)
         per_node = 4 * config.dim * (6 + 4 * config.layers)
         fixed = steps * per_step
     else:
@@ -141,4 +142,6 @@ def _fit(model: LanguageModel, forest: Forest, budget: Budget) -> _Sizes:
         )
     nodes = (n_bytes - fixed) // per_node
     rows = (n_bytes - nodes * 4 * config.dim) // per_row
-    return _Sizes(nodes, steps, max(1, min(rows, LOGITS // n_units)))
+    if model.device.type == "cpu":
+        rows = min(rows, LOGITS // n_units)
+    return _Sizes(nodes, steps, max(1, rows))

@@ -93,7 +93,8 @@ def row_divergences(data: SearchData, grid: Grid, n_units: int, seed: int = 0) -
     totals = {name: torch.zeros(len(w), len(grid.candidates), dtype=torch.float64) for name, w in weights.items()}
     generator = torch.Generator().manual_seed(seed)
     for batch in progress(sample(data, n_units, FISHER_UNITS, seed), what="Fisher information"):
-        gradients = torch.autograd.grad(sampled_loss(data, batch, generator), list(weights.values()))
+        with torch.backends.cudnn.flags(enabled=False):  # cuDNN's LSTM has gradients in training mode only
+            gradients = torch.autograd.grad(sampled_loss(data, batch, generator), list(weights.values()))
         for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
             for column, n_bits in enumerate(grid.candidates):
                 error = values[name, n_bits].dequantize() - weight.detach().flatten(1)

@@ -137,6 +137,7 @@ class LmTask:
         if self.teacher is None or not self._distill:
             return loss
         with torch.no_grad():
+            self.teacher.to(batch.inputs.device)
             expected = self.teacher(batch.inputs, batch.mask).float().log_softmax(-1)
         divergence = F.kl_div(log_probs, expected, log_target=True, reduction="batchmean")
         return (1.0 - self._distill) * loss + self._distill * divergence

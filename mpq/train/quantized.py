@@ -51,5 +51,6 @@ def fit_quantized(
     admm = Admm(plan, admm_config)
     result = fit(task(), config, exp_dir, [admm], key=key)
     write_jsonl(Path(exp_dir) / "admm.jsonl", admm.record)
-    freeze(quantize_model(model, plan), admm.best)
+    device = next(model.parameters()).device
+    freeze(quantize_model(model, plan), admm.best).to(device)  # codes from a checkpoint are on the CPU
     return result
