@@ -247,7 +247,8 @@ def _merge(features: FeatureSet, folder: Path, begins: Sequence[int], out: Path)
         print(f"warning: utterance {row['utt']}: {row['problem']}", file=sys.stderr)
     errors = oracle = n_words = n_hyps = 0
     best: dict[str, list[str]] = {}
-    for nbest, text in zip(nbests(), features.texts, strict=True):
+    texts = features.texts if features.has_texts else [""] * len(features)
+    for nbest, text in zip(nbests(), texts, strict=True):
         reference = text.split()
         counts = [kaldialign.edit_distance(reference, hyp.text.split())["total"] for hyp in nbest.hyps]
         errors, oracle = errors + counts[0], oracle + min(counts)
