@@ -21,6 +21,7 @@ class AcousticModel(nn.Module, ABC):
         subsampling: input frames to one output frame.
         config: its size, a dataclass.
         normalization: of the features it was trained on.
+        sampling_rate: of the speech it was trained on, in Hz; 0 where nobody said (older files).
         lhuc_shape: layers whose units LHUC can scale, and units of each.
     """
 
@@ -28,6 +29,7 @@ class AcousticModel(nn.Module, ABC):
     output: nn.Module
     subsampling = 3
     normalization: Normalization = "utterance"
+    sampling_rate = 0
 
     def __init__(self, feature_dim: int, ivector_dim: int, n_outputs: int, lhuc_shape: tuple[int, int]) -> None:
         super().__init__()

@@ -66,7 +66,8 @@ def check_features(model: AcousticModel, features: FeatureSet) -> None:
     """See, before long work, that features are those that a model expects.
 
     Raises:
-        BadInput: another number of bins, i-vectors of another dimension, or another normalization.
+        BadInput: another number of bins, i-vectors of another dimension, another normalization, or speech of another
+            sampling rate.
     """
     if isinstance(model, SslModel) and not features.is_waveform:
         raise BadInput(
@@ -77,6 +78,11 @@ def check_features(model: AcousticModel, features: FeatureSet) -> None:
         raise BadInput(
             f"{features.path}: {features.n_features} bins a frame, the model expects {model.feature_dim}: "
             "give the features it was trained on, or set feature_dim"
+        )
+    if model.sampling_rate not in (0, features.sampling_rate):
+        raise BadInput(
+            f"{features.path}: speech sampled at {features.sampling_rate} Hz, the model was trained on "
+            f"{model.sampling_rate} Hz: convert the audio, such as by sox IN -r {model.sampling_rate} OUT"
         )
     if features.normalization != model.normalization:
         raise BadInput(
@@ -132,7 +138,12 @@ def save_am(
     Raises:
         BadInput: a weight is not a finite number.
     """
-    config = {"model": asdict(model.config), "phones": list(units), "normalization": model.normalization}
+    config = {
+        "model": asdict(model.config),
+        "phones": list(units),
+        "normalization": model.normalization,
+        "sampling_rate": model.sampling_rate,
+    }
     plan = plan or uniform_plan(model, 32)
     save_model(path, model, arch_of(model.config), config, plan, units_hash(units), extra)
 
@@ -181,5 +192,6 @@ def make_stored(stored: ModelFile, packed: bool = False) -> AcousticModel:
     size.update((name, tuple(size[name])) for name in pairs)
     model = make_am(kind(**size), len(stored.config["phones"]) + 1)
     model.normalization = stored.config.get("normalization", model.normalization)
+    model.sampling_rate = stored.config.get("sampling_rate", 0)
     load_weights_into(model, stored, packed)
     return model

@@ -54,7 +54,7 @@ def _find_corpora() -> dict[str, str]:
             source = Path(folder, f"{info.name}.py")
             tree = ast.parse(source.read_text(encoding="utf-8")) if source.is_file() else ast.Module([], [])
             if any(isinstance(node, ast.FunctionDef) and node.name == "prepare" for node in tree.body):
-                corpora[info.name] = (ast.get_docstring(tree) or info.name).partition("\n")[0]
+                corpora[info.name] = (ast.get_docstring(tree) or info.name).partition("\n")[0].removesuffix(".")
     return corpora
 
 

@@ -103,6 +103,7 @@ class FeatureSet:
         self.path = cuts_path
         self._cuts = list(load_feature_cuts(cuts_path))
         self.is_waveform = self._cuts[0].features.type == WAVEFORM
+        self.sampling_rate = int(self._cuts[0].features.sampling_rate)
         self.normalization = "none" if self.is_waveform else normalization
         self.utts = [cut.id for cut in self._cuts]
         self._texts = [cut.supervisions[0].text for cut in self._cuts]

@@ -121,6 +121,7 @@ class AmTask:
             acoustic = make_am(config.model, len(self.units) + 1)
             acoustic.normalization = train.normalization
         self.acoustic = acoustic
+        acoustic.sampling_rate = acoustic.sampling_rate or train.sampling_rate
         for features in (train, dev):
             check_features(self.acoustic, features)
         if config.lhuc:

@@ -200,5 +200,5 @@ def without_dropout(model: AcousticModel) -> AcousticModel:
     """A freshly initialized model of the same size, with every kind of dropout off: rounding regularizes enough."""
     off = {f.name: 0.0 for f in fields(model.config) if "dropout" in f.name}
     fresh = make_am(replace(model.config, **off), model.n_outputs)
-    fresh.normalization = model.normalization
+    fresh.normalization, fresh.sampling_rate = model.normalization, model.sampling_rate
     return fresh

@@ -24,10 +24,11 @@ PHONES = ["AA", "B", "K"]
 def test_every_architecture_is_stored(tmp_path: Path, config: ModelConfig) -> None:
     torch.manual_seed(1)
     model = make_am(config, len(PHONES) + 1).eval()
-    model.normalization = "speaker"
+    model.normalization, model.sampling_rate = "speaker", 8000
     save_am(tmp_path / "model.mpq", model, PHONES)
     stored = load_am(tmp_path / "model.mpq", PHONES)
     assert type(stored) is type(model) and stored.config == config and stored.normalization == "speaker"
+    assert stored.sampling_rate == 8000
     batch = torch.randn(2, 30, 80), torch.tensor([30, 20]), torch.randn(2, 3, 3)
     assert torch.equal(stored(*batch)[0], model(*batch)[0])
 

@@ -10,6 +10,7 @@ import soundfile
 import torch
 
 from mpq.am import Tdnn, TdnnConfig, TdnnfConfig, load_am, save_am
+from mpq.am.model import check_features
 from mpq.am.tdnnf import UnitDropout
 from mpq.data.batches import FeatureSet, SpecAugment
 from mpq.data.features import FeatureConfig, extract
@@ -163,7 +164,7 @@ def test_held_out_words_outside_the_lexicon(features: Path) -> None:
         dev.texts[7] += " zebra"
         fewer = task.validate()
     assert fewer["loss"] != every["loss"]
-    dev.texts = ["zebra"] * len(dev)
+    dev.texts[:] = ["zebra"] * len(dev)
     with pytest.raises(BadInput, match="every utterance has a word outside the lexicon of 3 words"):
         AmTask(config(), FeatureSet(features), dev, LEXICON)
 
@@ -295,7 +296,10 @@ def test_normalization_and_masks_are_options(features: Path) -> None:
     options.augment = True
     data = FeatureSet(features, "speaker")
     task = AmTask(options, data, data, LEXICON)
-    assert task.acoustic.normalization == "speaker"
+    assert task.acoustic.normalization == "speaker" and task.acoustic.sampling_rate == 16000
+    task.acoustic.sampling_rate = 8000
+    with pytest.raises(BadInput, match="sampled at 16000 Hz, the model was trained on 8000 Hz: convert the audio"):
+        check_features(task.acoustic, task.train)
     batch = next(task.batches(0))
     masked = (batch.features == 0.0).all(1)  # (N, C)
     assert masked.any() and not masked.all()
