@@ -25,6 +25,7 @@ from mpq.io import (
     PathLike,
     atomic_write,
     hash_config,
+    is_json,
     progress,
     read_lines,
     sha256_file,
@@ -260,7 +261,7 @@ def open_lm_text(path: PathLike, tokenizer: Tokenizer, cache_dir: PathLike) -> L
         problem = "is a folder" if Path(path).is_dir() else "no such file"
         raise BadInput(f"{path}: {problem}; expected text, one sentence a line")
     lines = list(islice((split_words(line) for _, line in read_lines(path) if not line.isspace()), _SAMPLE))
-    if next(chain.from_iterable(lines), "").startswith('{"'):  # features or n-best lists
+    if lines and is_json(" ".join(lines[0])):
         raise BadInput(f"{path}: holds JSON; expected text, one sentence a line")
     warn_misfit(tokenizer, chain.from_iterable(lines), str(path))
     key = hash_config({"text": sha256_file(path), "tokenizer": tokenizer.hash, "format": 1})[:16]

@@ -27,7 +27,7 @@ from mpq.io.nbest import Hyp, NBest, read_nbest, write_nbest
 from mpq.io.progress import progress
 from mpq.io.ranges import SEEDS, check_range, check_ranges
 from mpq.io.symbols import SymbolTable, check_symbols_hash, read_symbols, write_symbols, write_symbols_hash
-from mpq.io.text import WRITINGS, read_text, split_words, write_text
+from mpq.io.text import WRITINGS, is_json, read_text, split_words, write_text
 
 __all__ = [
     "SEEDS",
@@ -47,6 +47,7 @@ __all__ = [
     "check_writable",
     "finite",
     "hash_config",
+    "is_json",
     "open_bytes",
     "open_text",
     "os_errors",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from unicodedata import category
@@ -11,6 +12,16 @@ from mpq.io.files import PathLike, atomic_write, read_lines
 
 # Kaldi splits on ASCII blanks only: a no-break or ideographic space is part of a word.
 _WORD = re.compile(r"[^ \t\r\f\v\n]+")
+
+
+def is_json(line: str) -> bool:
+    """Whether a line is a JSON object: of features or n-best lists, where text is expected."""
+    if not line.startswith('{"'):
+        return False
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def split_words(text: str) -> list[str]:
@@ -48,7 +59,7 @@ def read_text(path: PathLike) -> dict[str, list[str]]:
     for number, line in read_lines(path):
         if not line or line[0] in " \t\r\f\v":
             raise BadInput(f"{path}:{number}: no utterance id before {line[:40]!r}; expected 'utt-id word ...'")
-        if line.startswith('{"'):
+        if is_json(line):
             raise BadInput(f"{path}:{number}: {line[:40]!r} looks like JSON; expected Kaldi text, 'utt-id word ...'")
         utt, *words = split_words(line)
         if utt in texts:

@@ -49,6 +49,11 @@ def test_text_round_trip(texts: dict[str, list[str]], suffix: str, tmp_path_fact
     assert list(read_text(path)) == list(texts)
 
 
+def test_an_id_may_begin_as_json_does(tmp_path: Path) -> None:
+    write_text(tmp_path / "text", {'{"u1': ["a"], '{"u2"}': []})
+    assert read_text(tmp_path / "text") == {'{"u1': ["a"], '{"u2"}': []}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
