@@ -77,21 +77,14 @@ class BudgetNet(Supernet):
         BadInput: bits of rows are asked for.
     """
 
-    parts: Tensor  # (L,) of all weights, by matrix
-    bits: Tensor  # (n,) of the candidates
-
     def __init__(self, model: nn.Module, grid: Grid, config: MixConfig, budget: float) -> None:
         super().__init__(model, grid, config)
-        weights = named_weights(model)
         self._projectors = {
             name: [Projector(grid.precision(n_bits), weight) for n_bits in grid.candidates]
-            for name, weight in weights.items()
+            for name, weight in named_weights(model).items()
         }
         every = [projector.learned() for row in self._projectors.values() for projector in row]
         self.scales = nn.ParameterList(part for parts in every for part in parts.values())
-        sizes = torch.tensor([weight.numel() for weight in weights.values()])
-        self.register_buffer("parts", sizes / sizes.sum(), persistent=False)
-        self.register_buffer("bits", torch.tensor(grid.candidates, dtype=torch.float32), persistent=False)
         self._budget = budget
 
     def log_alphas(self) -> dict[str, Tensor]:
@@ -110,8 +103,8 @@ class BudgetNet(Supernet):
     def _spent(self, rows: Tensor, price: float) -> tuple[Tensor, Tensor]:
         """Expected bits of a weight at a price of a bit, and how fast they fall with it, which is their variance."""
         shares = (rows - price * self.bits).softmax(-1)
-        mean = shares @ self.bits
-        return self.parts @ mean, self.parts @ (shares @ self.bits.square() - mean.square())
+        variance = shares @ self.bits.square() - (shares @ self.bits).square()
+        return self.average_bits(shares), self.parts @ variance
 
     def _candidates(self) -> dict[str, list[Tensor]]:
         """f_n(weight) for all candidates by weight name, with the scales that have been learned."""

@@ -72,6 +72,9 @@ class Supernet(nn.Module):
         BadInput: bits of rows are asked for.
     """
 
+    parts: Tensor  # (L,) of all weights, by matrix
+    bits: Tensor  # (n,) of the candidates
+
     def __init__(self, model: nn.Module, grid: Grid, config: MixConfig) -> None:
         super().__init__()
         if grid.level != "layer":
@@ -79,6 +82,9 @@ class Supernet(nn.Module):
         self.net, self.grid, self.config = model, grid, config
         # vectors, one for each matrix: weight decay is for matrices only
         self.logits = nn.ParameterList(torch.zeros(len(grid.candidates)) for _ in named_weights(model))
+        sizes = torch.tensor([weight.numel() for weight in named_weights(model).values()])
+        self.register_buffer("parts", sizes / sizes.sum(), persistent=False)
+        self.register_buffer("bits", torch.tensor(grid.candidates, dtype=torch.float32), persistent=False)
         self._mixed: dict[str, Tensor] = {}
         self._scales: dict[tuple[str, int], Quantized] = {}
         self._values: dict[str, list[Tensor]] = {}  # of the candidates, as long as the weights stay as they are
@@ -104,11 +110,10 @@ class Supernet(nn.Module):
         """The likeliest candidate of every matrix, one-hot."""
         return [F.one_hot(a.argmax(), len(a)).to(a) for a in self.log_alphas().values()]
 
-    def average_bits(self, mixture: list[Tensor]) -> Tensor:
-        """Expected bits of a weight, a scalar."""
-        bits = torch.tensor(self.grid.candidates, device=mixture[0].device, dtype=torch.float32)
-        sizes = [weight.numel() for weight in named_weights(self.net).values()]
-        return torch.stack([n * (a @ bits) for n, a in zip(sizes, mixture, strict=True)]).sum() / sum(sizes)
+    def average_bits(self, mixture: list[Tensor] | Tensor) -> Tensor:
+        """Expected bits of a weight, a scalar; the mixture has a row (n,) for every matrix."""
+        rows = mixture if isinstance(mixture, Tensor) else torch.stack(mixture)
+        return self.parts @ (rows @ self.bits)
 
     def use(self, mixture: list[Tensor], weights: bool = False, logits: bool = False) -> Supernet:
         """Sets what the next forward pass runs with, and what it sends gradients to.
