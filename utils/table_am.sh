@@ -90,10 +90,7 @@ train_am_rows() {
 
 # Stage 4: the float model
 train_table_am() {
-  local conf=conf/am_$table.yaml
-  am_row_data
-  step "$table" --gpu 1 --in "$conf" "${row_data[1]}" "$exp"/lang/{lexicon,phones}.txt --out "$out/am/$table/model.mpq" \
-    -- mpq train-am --config "$conf" --train "${row_data[1]}" "${row_data[@]:2}" --out "$out/am/$table" --fit.seed "$seed" "${small_am[@]}" "${model_options[@]}"
+  train_acoustic_model "$table" "conf/am_$table.yaml" "$out/am/$table"
 }
 
 # Stage 9: lattices and n-best lists of every row, then the n-gram model's weight, tuned on the first set

@@ -39,3 +39,6 @@ def test_several_gpus_train_one_acoustic_model(tmp_path: Path) -> None:
     printed = Recipe("ami", tmp_path / "exp", "--corpus-dir", str(tmp_path), "--gpus", "4", *stage).finish()
     assert "\ntorchrun --standalone --nproc-per-node 4 -m mpq train-am --config conf/am.yaml " in printed
     assert "\nmpq train-am --config" in Recipe("ami", tmp_path / "exp", "--corpus-dir", str(tmp_path), *stage).finish()
+    printed = Recipe("mini", tmp_path / "exp", "--table", "ssl", "--gpus", "4", *stage).finish()
+    assert "\ntorchrun --standalone --nproc-per-node 4 -m mpq train-am --config conf/am_ssl.yaml " in printed
+    assert "/table-ssl/am/ssl " in printed
