@@ -18,67 +18,19 @@ Time is linear in arcs and in frames; memory grows with states times frames, not
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mpq.fst.fsa import Fsa, StateForm
+from mpq.fst.fsa import Fsa
+from mpq.fst.recursion import CHUNK, log_frames, shared_frames, shared_graph, side_by_side
 from mpq.io import BadInput
 
-_CHUNK = 64  # frames whose class probabilities are spread over states at once
 _TOLERANCE = 1e-7  # disagreement between frames' totals that sends an utterance to the log semiring
 _STEP = 1e-5  # of the differences that are second derivatives, in log-probabilities
 _SMALLEST = 1e-250  # as does a product of the directions' scaled masses that is smaller than this
-
-
-@dataclass
-class _SharedGraph:
-    """Tensors of a shared graph on one device; K states.
-
-    Attributes:
-        step: both directions as one sparse matrix, block-diagonal ``(2K, 2K)``.
-        first: weights of entering at the first frame, then of ending (the backward entry), ``(2K,)``.
-        label: class of each state, ``(K,)``.
-    """
-
-    step: Tensor
-    first: Tensor
-    label: Tensor
-
-
-_shared_graphs: WeakKeyDictionary[Fsa, dict[torch.device, _SharedGraph]] = WeakKeyDictionary()
-
-
-def _shared(graph: Fsa, device: torch.device) -> _SharedGraph:
-    """The graph's tensors on ``device``, made once."""
-    cache = _shared_graphs.setdefault(graph, {})
-    if device not in cache:
-        form = graph.state_form
-        n = len(form.label)
-        rows = np.concatenate((form.dst, form.src + n))
-        columns = np.concatenate((form.src, form.dst + n))
-        values = np.exp(np.concatenate((form.weight, form.weight)))
-        order = np.lexsort((columns, rows))
-        row_ends = np.concatenate(([0], np.cumsum(np.bincount(rows, minlength=2 * n))))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse ")  # torch calls its CSR layout beta
-            step = torch.sparse_csr_tensor(
-                torch.from_numpy(row_ends),
-                torch.from_numpy(columns[order]),
-                torch.from_numpy(values[order]),
-                (2 * n, 2 * n),
-                device=device,
-                check_invariants=True,
-            )
-        first = torch.from_numpy(np.exp(np.concatenate((form.init, form.final)))).to(device)
-        cache[device] = _SharedGraph(step, first, torch.from_numpy(form.label).to(device))
-    return cache[device]
 
 
 def _reverse(frames: Tensor, lengths: Tensor) -> Tensor:
@@ -97,26 +49,12 @@ def _score_shared(log_probs: Tensor, lengths: Tensor, graph: Fsa) -> tuple[Tenso
     Returns:
         totals ``(N,)``, posteriors ``(T, C, N)``, and whether each total can be trusted ``(N,)``.
     """
-    shared = _shared(graph, log_probs.device)
-    n_frames, n_classes, n_utts = log_probs.shape
-    n = len(shared.label)
-    tiny = torch.finfo(torch.float64).tiny
+    shared = shared_graph(graph, log_probs.device)
     top = log_probs.amax(1)  # (T, N)
     probs = (log_probs - top[:, None]).exp_()
     turn = _reverse(probs, lengths)  # (T, N)
-    both = torch.cat((probs, probs.gather(0, turn[:, None].expand(-1, n_classes, -1))), 1)
-    label = torch.cat((shared.label, shared.label + n_classes))
-    entered = probs.new_empty(n_frames, 2 * n, n_utts)  # mass before each frame's probabilities
-    scales = probs.new_empty(n_frames, 2, n_utts)
-    entered[0] = shared.first[:, None]
-    for begin in range(0, n_frames, _CHUNK):
-        spread = both[begin : begin + _CHUNK].index_select(1, label)
-        for t in range(begin, begin + len(spread)):
-            mass = spread[t - begin].mul_(entered[t])
-            scale = torch.sum(mass.view(2, n, n_utts), 1, out=scales[t]).clamp_(min=tiny)
-            mass.view(2, n, n_utts).div_(scale[:, None])
-            if t + 1 < n_frames:
-                torch.mm(shared.step, mass, out=entered[t + 1])
+    both = torch.cat((probs, probs.gather(0, turn[:, None].expand(-1, probs.shape[1], -1))), 1)
+    entered, scales = shared_frames(shared, both)
     return _collect_shared(probs, top, turn, entered, scales, shared.label, lengths)
 
 
@@ -128,8 +66,8 @@ def _collect_shared(
     n = len(label)
     posteriors = torch.zeros_like(probs)
     sums = probs.new_empty(n_frames, n_utts)
-    for begin in range(0, n_frames, _CHUNK):
-        end = min(begin + _CHUNK, n_frames)
+    for begin in range(0, n_frames, CHUNK):
+        end = min(begin + CHUNK, n_frames)
         backward = entered[:, n:].gather(0, turn[begin:end, None].expand(-1, n, -1))
         joint = backward.mul_(entered[begin:end, :n]).mul_(probs[begin:end].index_select(1, label))
         sums[begin:end] = joint.sum(1)
@@ -146,50 +84,6 @@ def _collect_shared(
     return total + (top * inside).sum(0), posteriors, trusted
 
 
-@dataclass(frozen=True)
-class _Neighbours:
-    """The arcs of a batch of acceptors side by side, by state; 2K columns: into it, then out of it."""
-
-    state: Tensor  # (D * 2K,) the state at the other end, in the direction's own half
-    weight: Tensor  # (D, 2K), -inf where a state has fewer than D arcs: sums over D run along vectors of states
-    first: Tensor  # (2K,)
-    label: Tensor  # (K,)
-    utt: Tensor  # (K,)
-
-
-def _pad_arcs(
-    near: np.ndarray[Any, Any], far: np.ndarray[Any, Any], weight: np.ndarray[Any, Any], n: int
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Rows of ``far`` and ``weight`` by ``near``, padded to the largest number of arcs: ``(n, D)``."""
-    order = np.argsort(near, kind="stable")
-    near, far, weight = near[order], far[order], weight[order]
-    degree = np.bincount(near, minlength=n)
-    column = np.arange(len(near)) - np.repeat(np.cumsum(degree) - degree, degree)
-    states = np.zeros((n, max(1, degree.max(initial=0))), np.int64)
-    weights = np.full(states.shape, -np.inf)
-    states[near, column] = far
-    weights[near, column] = weight
-    return states, weights
-
-
-def _side_by_side(forms: Sequence[StateForm], device: torch.device) -> _Neighbours:
-    """Concatenate acceptors, one for each utterance."""
-    sizes = [len(form.label) for form in forms]
-    n = sum(sizes)
-    offsets = np.repeat(np.cumsum([0, *sizes[:-1]]), [len(form.src) for form in forms])
-    src = np.concatenate([form.src for form in forms]) + offsets
-    dst = np.concatenate([form.dst for form in forms]) + offsets
-    weight = np.concatenate([form.weight for form in forms])
-    states, weights = _pad_arcs(
-        np.concatenate((dst, src + n)), np.concatenate((src, dst + n)), np.concatenate((weight, weight)), 2 * n
-    )
-    first = np.concatenate([form.init for form in forms] + [form.final for form in forms])
-    label = np.concatenate([form.label for form in forms])
-    utt = np.repeat(np.arange(len(forms)), sizes)
-    arrays = (states.T.flatten(), np.ascontiguousarray(weights.T), first, label, utt)
-    return _Neighbours(*(torch.from_numpy(array).to(device) for array in arrays))
-
-
 def _score_each(log_probs: Tensor, lengths: Tensor, graphs: Sequence[Fsa]) -> tuple[Tensor, Tensor]:
     """Path sums over one graph for each utterance in the log semiring.
 
@@ -201,21 +95,12 @@ def _score_each(log_probs: Tensor, lengths: Tensor, graphs: Sequence[Fsa]) -> tu
     Returns:
         totals ``(N,)``, ``-inf`` where there is no path, and posteriors ``(T, C, N)``.
     """
-    arcs = _side_by_side([graph.state_form for graph in graphs], log_probs.device)
+    arcs = side_by_side([graph.state_form for graph in graphs], log_probs.device)
     n_frames, n_classes, n_utts = log_probs.shape
     n = len(arcs.label)
     turn = _reverse(log_probs, lengths)
-    both = torch.cat((log_probs, log_probs.gather(0, turn[:, None].expand(-1, n_classes, -1))), 1)
+    entered = log_frames(arcs, torch.cat((log_probs, log_probs.gather(0, turn[:, None].expand(-1, n_classes, -1))), 1))
     column = arcs.label * n_utts + arcs.utt  # of a flat (C, N) frame
-    columns = torch.cat((column, column + n_classes * n_utts))
-    entered = log_probs.new_empty(n_frames, 2 * n)
-    entered[0] = arcs.first
-    for begin in range(0, n_frames, _CHUNK):
-        spread = both[begin : begin + _CHUNK].flatten(1).index_select(1, columns)
-        for t in range(begin, min(begin + _CHUNK, n_frames - 1)):
-            mass = spread[t - begin].add_(entered[t])
-            incoming = mass.index_select(0, arcs.state).view_as(arcs.weight).add_(arcs.weight)
-            torch.logsumexp(incoming, 0, out=entered[t + 1])
     joint = entered[:, n:].gather(0, turn[:, arcs.utt])  # (T, K)
     joint.add_(entered[:, :n]).add_(log_probs.flatten(1).index_select(1, column))
     last = joint.gather(0, (lengths - 1)[arcs.utt][None])[0]
