@@ -6,6 +6,10 @@ others the two are alike. The sums are the same up to the order of their terms.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,3 +40,20 @@ class FloatLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         return float_linear(input, self.weight, self.bias)
+
+
+@contextmanager
+def onednn_products() -> Iterator[None]:
+    """Within it torch takes oneDNN for batches of float32 products on a CPU.
+
+    It does where bfloat16 is allowed, of which oneDNN makes use on processors with AMX only; they are left as they are.
+    """
+    mkldnn: Any = torch.backends.mkldnn  # mypy does not see what is in it
+    matmul = mkldnn.matmul
+    before = matmul.fp32_precision
+    if not torch.cpu._is_amx_tile_supported():
+        matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpq.quant import BitPlan, QuantAttention, QuantLinear, freeze, quantizable, quantize_model, uniform_plan
+from mpq.quant import BitPlan, QuantAttention, QuantLinear, attention, freeze, quantizable, quantize_model, uniform_plan
 
 
 class Attending(nn.Module):
@@ -46,6 +47,19 @@ def test_8_bits_are_close_to_torchs(batch_first: bool) -> None:
         module(x, mask).square().sum().backward()
         grads.append(module.attention.in_proj_weight.grad)
     assert (grads[1] - grads[0]).norm() < 0.05 * grads[0].norm()
+
+
+@pytest.mark.parametrize("at_once", [1, 200, 1 << 18])
+def test_scores_and_softmax_are_torchs(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_SCORES", at_once)
+    q, k, v = torch.randn(3, 4, 2, 9, 6, generator=torch.Generator().manual_seed(3)).requires_grad_().unbind(0)
+    padding = inputs()[1]
+    mixed = attention.attend(q, k, v, padding, 0.0)
+    expected = F.scaled_dot_product_attention(q, k, v, ~padding[:, None, None, :])
+    torch.testing.assert_close(mixed, expected)
+    ours, theirs = (torch.autograd.grad(x.square().sum(), (q, k, v)) for x in (mixed, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert torch.get_float32_matmul_precision() == "highest"  # as it was, and can be asked for
 
 
 @pytest.mark.parametrize(("n_bits", "a_bits"), [(w, a) for w in (8, 4, 2, 1) for a in (8, 4)])
