@@ -5,7 +5,7 @@ train-am`, `train-lm` and `quantize` run, float (precision `auto`) and quantized
 Features and transcripts are random, of plausible lengths; the batches are planned as in training. `hours_per_hour` is
 speech over time without loading and validation; `lfmmi_share` is path sums' part of the step, measured in steps of
 their own.
-`lfmmi`: loss and gradient on the device, and by the same code on the CPU with one thread.
+`lfmmi`: loss and gradient on the device, there without our kernels (`plain`), and on the CPU with one thread.
 `forward`: log-probabilities of a batch of sentences by 2-bit models, packed and as int8, against the same network in
 float32 and in bfloat16 on the same device; `mb` is what the model holds there.
 
@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ from mpq.am import AcousticModel
 from mpq.cli._options import am_config
 from mpq.data.batches import IVECTOR_PERIOD, FeatureSet
 from mpq.data.lmtext import LmBatch, pad_sentences
+from mpq.fst import recursion
 from mpq.fst.fsa import Fsa, ctc_graph, pronunciation_graph
 from mpq.fst.lfmmi import native_path_sums
 from mpq.fst.phone_lm import PhoneNgram, apply_phone_ngram, estimate_phone_ngram
@@ -276,10 +278,13 @@ def lfmmi_lines(args: argparse.Namespace, n_phones: int, order: int) -> Iterator
     parts: dict[str, Fsa | list[Fsa]] = {"denominator": denominator, "numerators": graphs}
     here = {name: seconds_of(sums(cpu, which), cpu) for name, which in parts.items()}
     there = {name: median_seconds(sums(args.device, which), args.device, 3) for name, which in parts.items()}
+    with mock.patch.object(recursion, "kernels", lambda _: None):
+        plain = {name: median_seconds(sums(args.device, which), args.device, 1) for name, which in parts.items()}
     yield {
         "benchmark": "lfmmi", "units": n_phones, "order": order, "states": len(denominator.state_form.label),
         "arcs": len(denominator.state_form.src), "utts": n_utts, "frames": n_frames,
         **{f"{name}_seconds": round(value, 4) for name, value in there.items()},
+        **{f"{name}_plain_seconds": round(value, 4) for name, value in plain.items()},
         **{f"{name}_cpu_seconds": round(value, 4) for name, value in here.items()},
         "speedup": round(sum(here.values()) / sum(there.values()), 1),
     }  # fmt: skip
