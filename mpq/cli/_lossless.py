@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from mpq.cli._options import make_config
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -30,22 +32,23 @@ def add_lossless_arguments(parser: ArgumentParser) -> None:
     from mpq.train.lm import QuantTrainConfig
     from mpq.train.quant_am import QuantAmConfig
 
-    parser.add_argument("--lossless", action="store_true", help="find the smallest model without significant loss")
-    parser.add_argument("--ratios", type=str, default=RATIOS, metavar="LIST", help="times smaller than float32, to try")
-    parser.add_argument("--nbest", type=str, metavar="FILE", help="n-best lists of the development set")
-    parser.add_argument("--ref", type=str, metavar="FILE", help="its reference")
-    parser.add_argument("--test-nbest", type=str, metavar="FILE", help="n-best lists to report the found model on")
-    parser.add_argument("--test-ref", type=str, metavar="FILE", help="their reference")
-    parser.add_argument("--test-features", type=str, metavar="MANIFEST", help="or features, of an acoustic model")
-    parser.add_argument("--alpha", type=float, default=0.05, help="level of significance of a loss")
-    parser.add_argument(
+    group = parser.add_argument_group("the smallest model without loss")
+    group.add_argument("--lossless", action="store_true", help="find the smallest model without significant loss")
+    group.add_argument("--ratios", type=str, default=RATIOS, metavar="LIST", help="times smaller than float32, to try")
+    group.add_argument("--nbest", type=str, metavar="FILE", help="n-best lists of the development set")
+    group.add_argument("--ref", type=str, metavar="FILE", help="its reference")
+    group.add_argument("--test-nbest", type=str, metavar="FILE", help="n-best lists to report the found model on")
+    group.add_argument("--test-ref", type=str, metavar="FILE", help="their reference")
+    group.add_argument("--test-features", type=str, metavar="MANIFEST", help="or features, of an acoustic model")
+    group.add_argument("--alpha", type=float, default=0.05, help="level of significance of a loss")
+    group.add_argument(
         "--max-perplexity-increase", type=float, default=float("inf"), metavar="PCT", help="over float, in percent"
     )
-    parser.add_argument("--train", type=Literal["ste", "admm"], default="ste", help="how to train each plan")
-    parser.add_class_arguments(QuantTrainConfig, "quantize")
-    parser.add_class_arguments(QuantAmConfig, "quantize_am")
-    parser.add_class_arguments(DecoderConfig, "decode")
-    parser.add_argument("--nj", type=int, default=2, help="processes that decode")
+    group.add_argument("--train", type=Literal["ste", "admm"], default="ste", help="how to train each plan")
+    group.add_argument("--nj", type=int, default=2, help="processes that decode")
+    parser.add_class_arguments(QuantTrainConfig, "quantize", help="--lossless: training of a quantized language model")
+    parser.add_class_arguments(QuantAmConfig, "quantize_am", help="--lossless: training of a quantized acoustic model")
+    parser.add_class_arguments(DecoderConfig, "decode", help="--lossless: search of an acoustic model")
 
 
 def check_lossless(args: Namespace) -> None:
@@ -158,19 +161,18 @@ def _plans(ratios: list[float], plan_of_ratio: Callable[[float], BitPlan]) -> di
 
 
 def _lm_search(args: Namespace, lm: LoadedLm) -> LmLosslessSearch:
-    from mpq.cli._options import quant_train_config
     from mpq.io import sha256_file
     from mpq.quant import model_path
     from mpq.rescore import check_units
     from mpq.rescore.lossless import LmLosslessSearch
-    from mpq.train.lm import LmTexts
+    from mpq.train.lm import LmTexts, QuantTrainConfig
 
     texts = LmTexts.open(args.text, args.dev, lm.tokenizer, args.cache or Path(args.dev).parent / "units")
     dev = _lists(args.nbest, args.ref)
     check_units(lm.tokenizer, dev.nbests)
     folder = Path(args.out) / "tried"
     key = sha256_file(model_path(args.model))
-    return LmLosslessSearch(lm, texts, dev, quant_train_config(args.quantize), args.train, folder, key)
+    return LmLosslessSearch(lm, texts, dev, make_config(QuantTrainConfig, args, "quantize"), args.train, folder, key)
 
 
 def _lists(nbest: str, ref: str) -> Lists:
@@ -188,14 +190,15 @@ def _lists(nbest: str, ref: str) -> Lists:
 
 def _am_search(args: Namespace, searched: Searched) -> AmLosslessSearch:
     from mpq.am import AcousticModel
-    from mpq.cli._options import am_data, quant_am_config
+    from mpq.cli._options import am_data
     from mpq.io import sha256_file
     from mpq.quant import model_path
     from mpq.rescore.lossless_am import AmLosslessSearch
+    from mpq.train.quant_am import QuantAmConfig
 
     model = searched.model
     assert isinstance(model, AcousticModel)
-    config = quant_am_config(args.quantize_am)
+    config = make_config(QuantAmConfig, args, "quantize_am")
     key, folder = sha256_file(model_path(args.model)), Path(args.out) / "tried"
     data = am_data(args, model, searched.units)
     return AmLosslessSearch(model, searched.units, data, _decoding(args), config, args.train, folder, key)
@@ -212,7 +215,7 @@ def _decoding(args: Namespace) -> Decoding:
     from mpq.lang.arpa import read_arpa
     from mpq.rescore.lossless_am import Decoding
 
-    lang, config = Path(args.lang), DecoderConfig(**args.decode.as_dict())
+    lang, config = Path(args.lang), make_config(DecoderConfig, args, "decode")
     check_backend(config.fst)
     files = [sha256_file(lang / name) for name in (GRAPH_NAME, "lm.arpa", "words.txt")]
     decoder = Decoder(load_graph(lang), read_arpa(lang / "lm.arpa"), read_symbols(lang / "words.txt"), config)

@@ -1,20 +1,21 @@
-"""Options as objects of dataclasses: those of quantized training, and `{kind: NAME, option: value, ...}` by kind."""
+"""Options as objects of dataclasses, and `{kind: NAME, option: value, ...}` by kind."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_type_hints
 
 from jsonargparse import Namespace
 
-from mpq.cli._parser import Parser, did_you_mean
+from mpq.cli._parser import BadOption, Parser, did_you_mean
 from mpq.io import BadInput, hash_config
 
 if TYPE_CHECKING:
     from mpq.am import AcousticModel, ModelConfig
     from mpq.am.checkpoint import Checkpoint
-    from mpq.train.lm import QuantTrainConfig
-    from mpq.train.quant_am import AmData, QuantAmConfig
+    from mpq.train.quant_am import AmData
 
 Config = TypeVar("Config")
 
@@ -30,6 +31,44 @@ class _Options(Parser):
     def place(self, key: str) -> str:
         """``KEY: ``."""
         return f"{key}: "
+
+
+def make_config(kind: type[Config], args: Namespace, group: str = "", **given: Any) -> Config:
+    """An object of a dataclass, dataclasses in it included, of the options that it was the source of.
+
+    Args:
+        kind: the dataclass.
+        args: all options of the command; there may be others.
+        group: where its options are, such as ``nas``; empty for those without a group.
+        given: fields that have a value already.
+
+    Raises:
+        BadOption: what the dataclass refuses.
+    """
+    prefix, types = f"{group}." if group else "", get_type_hints(kind)
+    values = dict(given)
+    for name in (field.name for field in fields(kind) if field.name not in given):  # type: ignore[arg-type]
+        nested = is_dataclass(types[name])
+        values[name] = make_config(types[name], args, prefix + name) if nested else args[prefix + name]
+    with naming(values, prefix):
+        return kind(**values)
+
+
+@contextmanager
+def naming(keys: Collection[str], prefix: str = "") -> Iterator[None]:
+    """Errors in here that begin with one of `keys` are told by the option, or the place in a file, that gave it.
+
+    Args:
+        keys: names of options in the parser, or of fields.
+        prefix: of those names, such as ``nas.``.
+    """
+    try:
+        yield
+    except BadInput as problem:
+        key, _, text = str(problem).partition(": ")
+        if isinstance(problem, BadOption) or key.partition(".")[0] not in keys:
+            raise
+        raise BadOption(prefix + key, text) from None
 
 
 def make_options(name: str, given: Mapping[str, Any], kinds: Mapping[str, type[Config]], kind: str) -> Config:
@@ -51,7 +90,8 @@ def make_options(name: str, given: Mapping[str, Any], kinds: Mapping[str, type[C
     parser = _Options(prog=f"{name} ({chosen})")
     parser.add_class_arguments(kinds[chosen])
     values = parser.parse_object({key: value for key, value in given.items() if key != kind})
-    return kinds[chosen](**values.as_dict())
+    with naming(values, f"{name}."):
+        return kinds[chosen](**values.as_dict())
 
 
 def am_config(given: Mapping[str, Any], checkpoint: Checkpoint | None = None) -> ModelConfig:
@@ -74,30 +114,6 @@ def am_config(given: Mapping[str, Any], checkpoint: Checkpoint | None = None) ->
             raise BadInput(f"{checkpoint.path}: a {found} model, but model: arch is {given['arch']}; leave arch out")
         given = {**checkpoint.options, **given}
     return make_options("model", given, CONFIGS, "arch")
-
-
-def quant_train_config(args: Namespace) -> QuantTrainConfig:
-    """The options of quantized training; `args` may hold others besides."""
-    from mpq.train.lm import QuantTrainConfig
-
-    options = {name: args[name] for name in QuantTrainConfig.__dataclass_fields__}
-    return QuantTrainConfig(**{**options, **_training(args)})
-
-
-def quant_am_config(args: Namespace) -> QuantAmConfig:
-    """The same for acoustic models."""
-    from mpq.train.quant_am import QuantAmConfig
-
-    options = {name: args[name] for name in QuantAmConfig.__dataclass_fields__}
-    return QuantAmConfig(**{**options, **_training(args)})
-
-
-def _training(args: Namespace) -> dict[str, Any]:
-    """The groups that both have."""
-    from mpq.train.admm import AdmmConfig
-    from mpq.train.loop import FitConfig
-
-    return {"fit": FitConfig(**args.fit.as_dict()), "admm": AdmmConfig(**args.admm.as_dict())}
 
 
 def am_data(args: Namespace, model: AcousticModel, names: Sequence[str]) -> AmData:

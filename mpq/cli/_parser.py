@@ -6,18 +6,42 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
+from shutil import get_terminal_size
 from typing import Any, NoReturn
 
 import jsonargparse
 
+from mpq.io.errors import BadInput
+
+_WIDTH, _HELP_COLUMN = 120, 34
 _METAVARS = {"int": "INT", "float": "FLOAT", "str": "TEXT"}
 _GROUP_FILE = "Path to a configuration file."  # what jsonargparse says of --fit CONFIG, which --config does as well
 
 
+class BadOption(BadInput):
+    """A wrong value of an option, or of a key of a configuration file.
+
+    Attributes:
+        key: the option's name in the parser, such as ``fit.lr``.
+        text: its value and what was expected.
+    """
+
+    def __init__(self, key: str, text: str) -> None:
+        super().__init__(f"{key}: {text}")
+        self.key, self.text = key, text
+
+
 class Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Help that is short: types as names of values, defaults where there are any; the description's own line breaks."""
+    """Help that is short: types as names of values, defaults where there are any; the description's own line breaks.
+
+    It is as wide as the terminal, or as our lines where there is none.
+    """
+
+    def __init__(self, prog: str) -> None:
+        width = get_terminal_size((_WIDTH, 24)).columns
+        super().__init__(prog, max_help_position=_HELP_COLUMN, width=width)  # type: ignore[no-untyped-call]
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
@@ -60,6 +84,26 @@ class Parser(jsonargparse.ArgumentParser):
             if action.required:
                 needed.append(" ".join([*action.option_strings[:1], str(action.metavar or "TEXT")]))
         self.usage = " ".join([self.prog, *needed, "[options]"])
+        self._fold_groups()
+
+    def _fold_groups(self) -> None:
+        """Shows a group of options that repeats another one under a new name as one line: what differs by default."""
+        shown: list[dict[str, argparse.Action]] = []
+        for group in self._action_groups:
+            visible = [action for action in group._group_actions if action.help != argparse.SUPPRESS]
+            options = {action.dest.rpartition(".")[2]: action for action in visible if "." in action.dest}
+            like = next((first for first in shown if _say_the_same(options, first)), None)
+            if like is None:
+                shown += [options] if options else []
+                continue
+            other = [
+                f"{name} {action.default}" for name, action in options.items() if action.default != like[name].default
+            ]
+            names = [next(iter(of.values())).option_strings[0].rpartition(".")[0] for of in (options, like)]
+            default = f", but by default {', '.join(other)}" if other else ""
+            group.description = f"{names[0]}.*: as {names[1]}.*{default}"
+            for action in visible:
+                action.help = argparse.SUPPRESS
 
     def parse(self, words: Sequence[str]) -> jsonargparse.Namespace:
         """Parses the words of a command line; does not return where they are wrong."""
@@ -99,7 +143,10 @@ class Parser(jsonargparse.ArgumentParser):
     def place(self, key: str) -> str:
         """``FILE: KEY: `` where a key can only come from a configuration file, else ``--OPTION: ``."""
         option = self.option(key)
-        typed = any(word.partition("=")[0].replace("_", "-") == option for word in self.words)
+        names = {option, f"--{key.replace('_', '-')}"}  # of a group without options of its own, such as --model.dim
+        typed = any(word.partition("=")[0].replace("_", "-") in names for word in self.words)
+        if option == key and typed:
+            option = f"--{key}"
         files = [
             word.partition("=")[2] or following
             for word, following in zip(self.words, [*self.words[1:], ""], strict=True)
@@ -115,6 +162,11 @@ class Parser(jsonargparse.ArgumentParser):
         return did_you_mean(name, names)
 
 
+def _say_the_same(options: Mapping[str, argparse.Action], others: Mapping[str, argparse.Action]) -> bool:
+    """Whether two groups have the same options, by name and help."""
+    return bool(options) and {name: a.help for name, a in options.items()} == {n: a.help for n, a in others.items()}
+
+
 def checked_configs(words: Sequence[str], groups: set[str]) -> list[str]:
     """The words of a command line without empty configuration files, which say nothing and which jsonargparse refuses.
 
@@ -124,7 +176,6 @@ def checked_configs(words: Sequence[str], groups: set[str]) -> list[str]:
     Raises:
         BadInput: not YAML, or one of ``groups`` is no mapping.
     """
-    from mpq.io.errors import BadInput
     from mpq.io.files import read_yaml
 
     result, rest = [], iter(words)

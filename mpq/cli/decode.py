@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from mpq.cli._options import make_config
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -74,7 +76,7 @@ def run(args: Namespace) -> None:
     check_writable(Path(args.out, "hyp.txt"))
     started = time.monotonic()
     lang, out = Path(args.lang), Path(args.out)
-    config = DecoderConfig(**{name: args[name] for name in DecoderConfig.__dataclass_fields__})
+    config = make_config(DecoderConfig, args)
     check_backend(config.fst)
     lexicon, words = _read_words(lang)
     units = read_units(lang, lexicon.phones)
@@ -110,7 +112,7 @@ def _adapt(
     from mpq.io import BadInput, hash_config, read_text
     from mpq.train.am import phone_model
 
-    options = LhucConfig(**args.lhuc.as_dict())
+    options = make_config(LhucConfig, args, "lhuc")
     check_speakers(features)
     if args.transcripts is None:
         raise BadInput("--adapt lhuc needs --transcripts: the Kaldi text that the acoustic model was trained on")

@@ -22,6 +22,8 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from mpq.cli._options import make_config
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``mpq ivector``."""
@@ -69,7 +71,7 @@ def _train(args: Namespace) -> str:
     from mpq.data.batches import FeatureSet
 
     features = FeatureSet(args.features, normalization="none")
-    config = IvectorConfig(**{name: args[name] for name in IvectorConfig.__dataclass_fields__})
+    config = make_config(IvectorConfig, args)
     chosen = np.random.default_rng(args.seed).permutation(len(features))[: args.max_utts]
     utterances = [torch.from_numpy(features.load(int(index))) for index in chosen]
     extractor, likelihoods = train_extractor(utterances, config, args.iterations, args.seed)

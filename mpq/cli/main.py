@@ -72,8 +72,14 @@ def load(name: str) -> tuple[ModuleType, Parser]:
 
 def run_subcommand(name: str, words: Sequence[str]) -> None:
     """Parses the words of a subcommand and runs it."""
+    from mpq.cli._parser import BadOption
+    from mpq.io.errors import BadInput
+
     module, parser = load(name)
-    module.run(parser.parse(words))
+    try:
+        module.run(parser.parse(words))
+    except BadOption as problem:
+        raise BadInput(f"{parser.place(problem.key)}{problem.text}") from None
     sys.stdout.flush()
 
 

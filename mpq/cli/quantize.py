@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from mpq.cli._options import make_config
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -179,13 +181,12 @@ def _quantize_lm(args: Namespace) -> str:
 
 def _train_lm(args: Namespace, lm: LoadedLm, plan: BitPlan, texts: LmTexts | None) -> LanguageModel:
     """Straight-through training, or ADMM."""
-    from mpq.cli._options import quant_train_config
     from mpq.io import BadInput
-    from mpq.train.lm import train_quantized_lm
+    from mpq.train.lm import QuantTrainConfig, train_quantized_lm
 
     if texts is None or not args.text:
         raise BadInput(f"--train {args.train} needs the training text (--text) and the held-out text (--dev)")
-    config = quant_train_config(args)
+    config = make_config(QuantTrainConfig, args)
     init, key = _start(args, lm.model, plan)
     return train_quantized_lm(lm, plan, config, texts, f"{args.out}.train", key, args.train, init)[0]
 
@@ -194,14 +195,13 @@ def _quantize_am(args: Namespace, units: list[str]) -> str:
     """Writes a quantized acoustic model of these units; what has become of its loss."""
     from mpq.am.model import load_float_am, save_am
     from mpq.cli._device import find_device
-    from mpq.cli._options import quant_am_config
     from mpq.io import BadInput
     from mpq.quant import quantize_model
-    from mpq.train.quant_am import dev_loss, train_quantized_am
+    from mpq.train.quant_am import QuantAmConfig, dev_loss, train_quantized_am
 
     model = load_float_am(args.model)
     plan = _plan(args, model)
-    config = quant_am_config(args)
+    config = make_config(QuantAmConfig, args)
     if args.train != "none" and not (args.features and args.dev and args.lang):
         raise BadInput(f"--train {args.train} needs training features (--features), held-out ones (--dev) and --lang")
     data = _am_data(args, model, units)

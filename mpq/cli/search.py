@@ -49,6 +49,8 @@ from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from mpq.cli._options import make_config, naming
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -64,45 +66,57 @@ def add_arguments(parser: ArgumentParser) -> None:
     from mpq.cli._lossless import add_lossless_arguments
     from mpq.search import HessianConfig, NasConfig, OneStageConfig
 
-    parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these options")
-    parser.add_argument("--method", type=METHODS, help="what tells how sensitive the weights are")
     parser.add_argument("--model", "--lm", type=str, required=True, metavar="FILE", help="float model, or its folder")
+    parser.add_argument(
+        "--out", type=str, required=True, metavar="YAML", help="plan to write; with --lossless a folder"
+    )
+    parser.add_argument("--method", type=METHODS, help="what tells how sensitive the weights are")
     parser.add_argument("--bits", type=float, metavar="B", help="average bits of a weight, at most")
     parser.add_argument("--ratio", type=float, metavar="R", help="instead: at least R times smaller than float32")
     parser.add_argument("--candidates", type=str, default="1,2,4,8", metavar="LIST", help="bits to choose from")
     parser.add_argument("--level", type=Literal["layer", "node"], default="layer", help="bits per matrix or per row")
-    parser.add_argument("--text", type=str, metavar="FILE", help="training text, for nas and one-stage")
-    parser.add_argument("--features", type=str, metavar="MANIFEST", help="training features of an acoustic model")
-    parser.add_argument("--lang", type=str, metavar="DIR", help="folder made by mpq lang, for an acoustic model's loss")
-    parser.add_argument("--loss", type=Literal["lfmmi", "ctc"], default="lfmmi", help="of an acoustic model")
-    parser.add_argument("--phone-order", type=int, default=2, help="of the phone n-gram model of LF-MMI's denominator")
     parser.add_argument(
         "--dev", type=str, metavar="FILE", help="held-out text or features, for kl, hessian, nas, one-stage"
     )
-    parser.add_argument("--tokens", type=int, default=20_000, help="held-out tokens (output frames) that kl looks at")
-    parser.add_argument("--tokenizer", type=str, metavar="FILE", help="the model's units (default: beside the model)")
-    parser.add_argument("--cache", type=str, metavar="DIR", help="for tokenized text (default: DIR of --dev/units)")
+    parser.add_argument("--text", type=str, metavar="FILE", help="training text, for nas and one-stage")
+    parser.add_argument("--features", type=str, metavar="MANIFEST", help="training features of an acoustic model")
+    parser.add_argument("--lang", type=str, metavar="DIR", help="folder made by mpq lang, for an acoustic model's loss")
     parser.add_argument(
         "--costs", type=str, metavar="JSON", help="sensitivities: read if there, else measured, written"
     )
-    parser.add_argument("--rule", type=str, default="", help="extra bits, as embedding.*=+2 (default: first, last +2)")
-    parser.add_argument("--scale", type=str, default="row", help="one for each row, matrix, or N columns")
-    parser.add_argument("--table", type=Literal["uniform", "pow2", "asym"], default="uniform", help="the levels")
-    parser.add_argument("--seed", type=int, default=1, help="of samples, probes and random plans")
     parser.add_argument(
         "--device", type=str, default="auto", help="where to measure: auto (a GPU if there is one), cpu, cuda"
     )
-    parser.add_argument(
-        "--out", type=str, required=True, metavar="YAML", help="plan to write; with --lossless a folder"
-    )
-    parser.add_class_arguments(HessianConfig, "hessian")
-    parser.add_class_arguments(NasConfig, "nas")
-    parser.add_class_arguments(OneStageConfig, "one_stage")
+    parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these options")
+    _add_rare_arguments(parser)
     add_lossless_arguments(parser)
+    parser.add_class_arguments(HessianConfig, "hessian", help="--method hessian: how the trace is estimated")
+    parser.add_class_arguments(NasConfig, "nas", help="--method nas: how architecture search learns bits")
+    parser.add_class_arguments(OneStageConfig, "one_stage", help="--method one-stage: how weights and bits are learned")
+
+
+def _add_rare_arguments(parser: ArgumentParser) -> None:
+    """Adds those that are seldom needed."""
+    group = parser.add_argument_group("seldom needed")
+    group.add_argument("--tokens", type=int, default=20_000, help="held-out tokens (output frames) that kl looks at")
+    group.add_argument("--rule", type=str, default="", help="extra bits, as embedding.*=+2 (default: first, last +2)")
+    group.add_argument("--scale", type=str, default="row", help="one for each row, matrix, or N columns")
+    group.add_argument("--table", type=Literal["uniform", "pow2", "asym"], default="uniform", help="the levels")
+    group.add_argument("--seed", type=int, default=1, help="of samples, probes and random plans")
+    group.add_argument("--loss", type=Literal["lfmmi", "ctc"], default="lfmmi", help="of an acoustic model")
+    group.add_argument("--phone-order", type=int, default=2, help="of the phone n-gram model of LF-MMI's denominator")
+    group.add_argument("--tokenizer", type=str, metavar="FILE", help="the model's units (default: beside the model)")
+    group.add_argument("--cache", type=str, metavar="DIR", help="for tokenized text (default: DIR of --dev/units)")
 
 
 def run(args: Namespace) -> None:
     """Runs ``mpq search``."""
+    with naming(("candidates", "level", "table", "scale", "rule")):
+        _search(args)
+
+
+def _search(args: Namespace) -> None:
+    """Writes the plan, or with --lossless the model."""
     import time
 
     from mpq.cli._lossless import run_lossless
@@ -198,10 +212,8 @@ def _one_stage(args: Namespace, searched: Searched, grid: Grid) -> BitPlan:
     from mpq.io import sha256_file
     from mpq.quant import model_path, quantizable
     from mpq.search import OneStageConfig, search_one_stage
-    from mpq.train.loop import FitConfig
 
-    options, folder = args.one_stage.as_dict(), Path(f"{args.out}.search")
-    config = OneStageConfig(**{**options, "fit": FitConfig(**options["fit"])})
+    config, folder = make_config(OneStageConfig, args, "one_stage"), Path(f"{args.out}.search")
     key = sha256_file(model_path(args.model))
     costs, net = search_one_stage(open_data(args, searched), grid, config, folder, key, args.bits)
     plan = costs.plan(quantizable(searched.model), args.bits)
@@ -275,7 +287,6 @@ def _measure(args: Namespace, searched: Searched, grid: Grid) -> Costs:
         read_rule,
         rule_costs,
     )
-    from mpq.train.loop import FitConfig
 
     if args.method == "random":
         return random_costs(searched.model, grid, args.seed)
@@ -283,12 +294,11 @@ def _measure(args: Namespace, searched: Searched, grid: Grid) -> Costs:
         return rule_costs(searched.model, grid, read_rule(args.rule))
     data = open_data(args, searched)
     if args.method == "nas":
-        options = args.nas.as_dict()
-        config = NasConfig(**{**options, "fit": FitConfig(**options["fit"])})
+        config = make_config(NasConfig, args, "nas")
         key = sha256_file(model_path(args.model))
         return nas_costs(data, grid, config, f"{args.out}.search", key, _nas_budget(args))
     if args.method == "hessian":
-        return hessian_costs(data, grid, HessianConfig(**args.hessian.as_dict()), args.seed)
+        return hessian_costs(data, grid, make_config(HessianConfig, args, "hessian"), args.seed)
     if args.tokens < 1:
         raise BadInput(f"--tokens: {args.tokens} must be at least 1")
     return kl_costs(data, grid, args.tokens, args.seed)

@@ -24,6 +24,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from mpq.cli._options import make_config
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``mpq train-am``."""
@@ -53,22 +55,18 @@ def run(args: Namespace) -> None:
     from mpq.am import save_am
     from mpq.am.checkpoint import initial_am, read_checkpoint
     from mpq.cli._options import am_config
-    from mpq.data.batches import FeatureSet, SpecAugment
+    from mpq.data.batches import FeatureSet
     from mpq.fst.backend import check_backend
     from mpq.fst.units import read_units
     from mpq.io import check_writable, sha256_file
     from mpq.lang.lexicon import read_lexicon
     from mpq.train.am import AmConfig, AmTask, run_key
-    from mpq.train.loop import FitConfig, fit
+    from mpq.train.loop import fit
 
     check_writable(Path(args.out, "model.mpq"))
     started = time.monotonic(), time.process_time()
-    options = {name: args[name] for name in AmConfig.__dataclass_fields__}
     checkpoint = None if args.checkpoint is None else read_checkpoint(args.checkpoint)
-    options["model"] = am_config(args.model, checkpoint)
-    options["fit"] = FitConfig(**args.fit.as_dict())
-    options["masks"] = SpecAugment(**args.masks.as_dict())
-    config = AmConfig(**options)
+    config = make_config(AmConfig, args, model=am_config(args.model, checkpoint))
     check_backend(config.fst)
     lexicon = read_lexicon(Path(args.lang))
     units = read_units(args.lang, lexicon.phones)

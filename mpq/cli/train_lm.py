@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser, Namespace
 
+from mpq.cli._options import make_config
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``mpq train-lm``."""
@@ -37,13 +39,12 @@ def run(args: Namespace) -> None:
 
     from mpq.data.lmtext import load_tokenizer
     from mpq.io import check_writable
-    from mpq.lm import LmConfig, save_lm
+    from mpq.lm import save_lm
     from mpq.train.lm import LmTexts, LmTrainConfig, train_lm
-    from mpq.train.loop import FitConfig
 
     check_writable(Path(args.out, "model.mpq"))
     started = time.monotonic(), time.process_time()
-    config = LmTrainConfig(LmConfig(**args.model.as_dict()), FitConfig(**args.fit.as_dict()), args.batch_tokens)
+    config = make_config(LmTrainConfig, args)
     tokenizer = load_tokenizer(args.tokenizer)
     texts = LmTexts.open(args.train, args.dev, tokenizer, args.cache or Path(args.train).parent / "units")
     model, result = train_lm(config, texts, args.out)

@@ -32,10 +32,11 @@ class MixConfig:
     """How a mixture of bits is learned.
 
     Attributes:
-        fit: epochs, learning rate, seed, ... of the supernet.
+        fit: epochs, learning rate, seed and so on of the supernet.
         batch_tokens: most units of a batch, padding included: tokens, or output frames of an acoustic model.
         sampling: `softmax` mixes the candidates, `gumbel` draws a mixture at every step.
-        t_start, t_end: temperature at the first and the last step; it falls exponentially.
+        t_start: temperature at the first step; it falls exponentially.
+        t_end: temperature at the last step.
         logit_speed: how many times faster than weights the logits move.
     """
 
@@ -53,7 +54,7 @@ class MixConfig:
         if not 0.0 < self.t_end <= self.t_start:
             raise BadInput(f"t_end: {self.t_end} must be above 0 and at most t_start ({self.t_start})")
         if self.fit.devices != 1:
-            raise BadInput(f"devices: {self.fit.devices}: bits are learned in one process; expected 1")
+            raise BadInput(f"fit.devices: {self.fit.devices}: bits are learned in one process; expected 1")
 
     def temperature(self, done: float) -> float:
         """When a part `done` (0 to 1) of the training lies behind."""

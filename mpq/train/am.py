@@ -45,7 +45,7 @@ class AmConfig:
 
     Attributes:
         model: its architecture and size.
-        fit: epochs, learning rate, seed, ...
+        fit: epochs, learning rate, seed and so on.
         ctc_part: part of the training (0 to 1) by CTC alone before LF-MMI begins.
         den_scale: weight of the denominator in LF-MMI.
         phone_order: order of the denominator's phone n-gram model.

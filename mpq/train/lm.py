@@ -27,7 +27,7 @@ class LmTrainConfig:
 
     Attributes:
         model: its kind and size.
-        fit: epochs, learning rate, seed, ...
+        fit: epochs, learning rate, seed and so on.
         batch_tokens: most tokens of a batch, padding included.
     """
 
@@ -44,7 +44,7 @@ class QuantTrainConfig:
     """How to train a quantized language model.
 
     Attributes:
-        fit: epochs, learning rate, seed, ...
+        fit: epochs, learning rate, seed and so on.
         batch_tokens: most tokens of a batch, padding included.
         distill: weight (0 to 1) of the divergence from the float model's predictions; cross entropy has the rest.
         epoch_part: part (above 0, up to 1) of the training text that an epoch takes, each the next part of it.

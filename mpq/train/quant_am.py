@@ -35,7 +35,7 @@ class QuantAmConfig:
     """How to train a quantized acoustic model.
 
     Attributes:
-        fit: epochs, learning rate, seed, ...
+        fit: epochs, learning rate, seed and so on.
         distill: weight (0 to 1) of the divergence from the float model's predictions; its own loss has the rest.
         scratch: start from random weights instead of the float model's.
         admm: how ADMM is run, where it is what trains.

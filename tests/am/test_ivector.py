@@ -280,8 +280,8 @@ def test_commands(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         ("train --out {out} --projected 141 --feature_dim 20", "projected: 141 is more than the dimension"),
         ("train --out {out} --data x", "give --features (one manifest), or with 'extract' --data"),
         ("train --out {out} --dim 0", "dim: 0 must be at least 1"),
-        ("train --out {out} --num_gselect 0", "num_gselect: 0 must be at least 1"),
-        ("train --out {out} --min_post 1", "min_post: 1.0 must be"),
+        ("train --out {out} --num_gselect 0", "--num-gselect: 0 must be at least 1"),
+        ("train --out {out} --min_post 1", "--min-post: 1.0 must be"),
         ("train --out {out} --feature_dim 40 --gaussians 4", "20 bins a frame, the extractor expects 40"),
     ],
 )

@@ -77,10 +77,10 @@ def test_folders_and_names_of_options(lm: Path, tmp_path: Path, mpq: Mpq) -> Non
     assert err.startswith("warning: upper.txt: 100 % of the words hold what lm/words.txt does not know")
     assert "in lower case ('THE': 'the') 0 %" in err and err.count("\n") == 1
     train = "train-lm --text train.txt --dev dev.txt --tokenizer words.txt --out x"
-    assert "batch_tokens: 0 must be at least 1" in mpq.fail(f"{train} --batch-tokens 0")
-    assert "batch_tokens: -1 must be at least 1" in mpq.fail(f"{train} --batch_tokens -1")
-    assert "weight_decay: nan must be at least 0" in mpq.fail(f"{train} --fit.weight-decay .nan")
-    assert "layers: 1000000 must be" in mpq.fail(f"{train} --model.layers 1000000")
+    assert "error: --batch-tokens: 0 must be at least 1" in mpq.fail(f"{train} --batch-tokens 0")
+    assert "--batch-tokens: -1 must be at least 1" in mpq.fail(f"{train} --batch_tokens -1")
+    assert "--fit.weight-decay: nan must be at least 0" in mpq.fail(f"{train} --fit.weight-decay .nan")
+    assert "--model.layers: 1000000 must be" in mpq.fail(f"{train} --model.layers 1000000")
     assert "not enough memory for another" in mpq.fail(f"{train} --model.dim 1000000")
     assert not (tmp_path / "x").exists()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mpq.cli.main import load, subcommands, summary
+from mpq.cli.main import load, main, subcommands, summary
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -108,8 +109,8 @@ def test_version(toy: Path) -> None:
 def test_help_of_a_subcommand(toy: Path) -> None:
     shown = run_toy(toy, "toy-tool", "--help").stdout
     assert "\nReads   nothing.\nExample:\n  mpq toy-tool --lr 0.1\n" in shown
-    assert (
-        "--lr FLOAT            learning rate (default: 0.5)\n" in shown and "usage: mpq toy-tool [options]\n" in shown
+    assert "usage: mpq toy-tool [options]\n" in shown and re.search(
+        r"  --lr FLOAT  +learning rate \(default: 0.5\)\n", shown
     )
     assert "--config FILE" in shown
 
@@ -238,6 +239,40 @@ def test_every_subcommand_has_help_with_an_example(name: str) -> None:
     assert "Reads " in shown, f"mpq {name} --help does not say what it reads"
     assert "Writes " in shown or "Prints " in shown, f"mpq {name} --help does not say what it writes"
     assert f"\n  mpq {name} " in shown, f"mpq {name} --help shows no example"
+
+
+def test_options_that_repeat_others_are_one_line_of_the_help() -> None:
+    _, parser = load("search")
+    shown = parser.format_help()
+    assert "  --quantize.fit.lr FLOAT " in shown and "--nas.fit.lr" not in shown and "--nas.beta FLOAT" in shown
+    assert "\n  --nas.fit.*: as --quantize.fit.*, but by default epochs 1, lr 0.0005\n" in shown
+    assert "\n  --quantize-am.admm.*: as --quantize.admm.*\n" in shown
+    given = ["--model", "m", "--out", "o", "--nas.fit.lr", "0.25"]
+    assert parser.parse(given).nas.fit.lr == 0.25, "it can be given all the same"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train-lm --train x --dev x --tokenizer x --out x --fit.lr -1", "--fit.lr: -1.0 must be above 0"),
+        ("train-lm --train x --dev x --tokenizer x --out x --config c.yaml", "c.yaml: fit.lr: -2.0 must be above 0"),
+        ("train-lm --train x --dev x --tokenizer x --out x --config c.yaml --fit.lr -1", "--fit.lr: -1.0 must"),
+        (
+            "train-am --train x --dev x --lang x --out x --model.arch conformer --model.kernel 4",
+            "--model.kernel: 4 must",
+        ),
+        ("train-am --train x --dev x --lang x --out x --config am.yaml", "am.yaml: model.kernel: 4 must be odd"),
+        ("decode --am x --features x --lang x --out x --lattice-beam 0", "--lattice-beam: 0.0 must be above 0"),
+    ],
+)
+def test_values_out_of_range_are_told_as_they_were_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text("fit:\n  lr: -2\n")
+    Path("am.yaml").write_text("model: {arch: conformer, kernel: 4}\n")
+    assert main(command.split()) == 2
+    assert capsys.readouterr().err.startswith(f"mpq {command.split()[0]}: error: {message}")
 
 
 def test_processes_of_torchrun_end_with_it() -> None:
