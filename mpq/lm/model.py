@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mpq.data.lmtext import LmBatch
 from mpq.io import BadInput, check_ranges
-from mpq.quant import FloatLinear, QuantModule, gelu
+from mpq.quant import FloatLinear, QuantModule, attend_exactly, gelu
 
 ARCHITECTURES = ("lstm", "transformer")
 LOGITS = 1 << 20  # at once where only some are asked for: more would leave the processor's cache
@@ -155,21 +155,19 @@ class Attention(nn.Module):
         n, t, c = x.shape
         q, k, v = (layer(x).view(n, t, self.heads, c // self.heads) for layer in (self.query, self.key, self.value))
         turns = turns.unsqueeze(2)
-        q, k, v = (self.exact(part.transpose(1, 2)) for part in (rotate(q, turns), rotate(k, turns), v))
-        scores = q @ k.transpose(2, 3) * (c // self.heads) ** -0.5
-        attended = (scores + mask).softmax(-1).to(v.dtype) @ v
+        q, k, v = (part.transpose(1, 2) for part in (rotate(q, turns), rotate(k, turns), v))
+        if self.before_integers:
+            attended = attend_exactly(q, k, v, mask)
+        else:
+            scores = q @ k.transpose(2, 3) * (c // self.heads) ** -0.5
+            attended = (scores + mask).softmax(-1).to(v.dtype) @ v
         out: Tensor = self.out(attended.transpose(1, 2).to(x.dtype).reshape(n, t, c))
         return out
 
-    def exact(self, x: Tensor) -> Tensor:
-        """`x` in the precision of the sums over positions: double, and contiguous, where an integer layer follows.
-
-        The order of a float sum depends on what is batched together. Its last bit would now and then turn a
-        rounding to int8, and so give one sentence other scores in other batches.
-        """
-        if isinstance(self.out, QuantModule) and self.out.a_bits == 8:
-            return x.to(torch.float64, memory_format=torch.contiguous_format)
-        return x
+    @property
+    def before_integers(self) -> bool:
+        """Whether an integer layer rounds what is attended to."""
+        return isinstance(self.out, QuantModule) and self.out.a_bits == 8
 
 
 def rotary_turns(length: int, dim: int, device: torch.device) -> Tensor:

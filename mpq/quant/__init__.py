@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mpq.quant.activation import gelu
-from mpq.quant.attention import QuantAttention
+from mpq.quant.attention import QuantAttention, attend_exactly
 from mpq.quant.conv import QuantConv1d, QuantConv2d
 from mpq.quant.file import ModelFile, load_weights_into, model_path, read_model_file, save_model, without_numbers
 from mpq.quant.fit import fit_scale, project
@@ -28,6 +28,7 @@ __all__ = [
     "QuantLinear",
     "QuantModule",
     "Quantized",
+    "attend_exactly",
     "fit_scale",
     "float_linear",
     "freeze",

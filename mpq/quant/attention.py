@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpq.quant.floats import onednn_products
+from mpq.quant.floats import onednn_products, takes_onednn
 from mpq.quant.layers import Projector, QuantModule
 
 _SCORES = 1 << 18  # at once on a CPU: more would leave the cache
+_ONEDNN = 16**3  # torch takes oneDNN for products of more multiplications
+_TERMS = 512  # that oneDNN adds at once
 
 
 class QuantAttention(QuantModule):
@@ -99,3 +102,45 @@ def _mix(dropout: float, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tenso
     scores = torch.bmm(q, k.transpose(1, 2)).add_(bias)
     weights = scores.sub_(scores.detach().amax(-1, keepdim=True)).exp2_()
     return torch.bmm(F.dropout(weights, dropout), v) / weights.sum(-1, keepdim=True)
+
+
+def attend_exactly(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(D) + bias) v, the same for a query whatever else is in the tensors, for an integer layer.
+
+    The order of a float sum depends on what is batched together. Its last bit would now and then turn a rounding to
+    int8, and so give one sentence other scores in other batches. So sums are in double, but for sums of up to 512 terms
+    on a CPU whose oneDNN adds one after the other, which is several times as fast: zeros between them, as padding and
+    other branches of a tree are, then change nothing.
+
+    Args:
+        q: (..., Q, D) float.
+        k, v: (..., K, D) float.
+        bias: (Q, K), or with some of the other dimensions; minus infinity where a query does not see a key.
+    Returns:
+        (..., Q, D) float32.
+    """
+    in_order = q.device.type == "cpu" and max(k.shape[-2:]) <= _TERMS and _cpu_adds_in_order()
+    q, k, v = (x.to(torch.float32 if in_order else torch.float64) for x in (q, k, v))
+    queries = q * (math.log2(math.e) / math.sqrt(q.shape[-1]))
+    n_queries = q.shape[-2]
+    if in_order and (few := _ONEDNN // (k.numel() or 1) + 1 - n_queries) > 0:
+        queries, bias = (F.pad(x, (0, 0, 0, few)) for x in (queries, bias))
+    with torch.autocast(q.device.type, enabled=False), onednn_products():
+        scores = (queries @ k.transpose(-2, -1)).add_(bias)
+        scores.sub_(scores.detach().amax(-1, keepdim=True))
+        weights = scores.double().exp2_().to(v.dtype)  # in double, since a vector's float powers have other last bits
+        mixed = weights @ v / weights.sum(-1, keepdim=True, dtype=torch.float64).to(v.dtype)
+    return mixed[..., :n_queries, :].to(torch.float32)
+
+
+@cache
+def _cpu_adds_in_order() -> bool:
+    """Whether sums of `_TERMS` float32 products by oneDNN are the same in other shapes and without zeros between."""
+    if not takes_onednn():
+        return False
+    some = torch.arange(0, _TERMS, 3)
+    a, b = torch.randn(2, 4, 48, len(some), generator=torch.Generator().manual_seed(0)).unbind(0)
+    wide_a, wide_b = (torch.zeros(4, 48, _TERMS).index_copy_(2, some, x) for x in (a, b))
+    with torch.no_grad(), torch.autocast("cpu", enabled=False), onednn_products():
+        large, small = wide_a @ wide_b.transpose(1, 2), a[:1, :9] @ b[:1, :31].transpose(1, 2)
+    return torch.equal(large[:1, :9, :31], small)

@@ -42,6 +42,11 @@ class FloatLinear(nn.Linear):
         return float_linear(input, self.weight, self.bias)
 
 
+def takes_onednn() -> bool:
+    """Whether `onednn_products` makes torch take oneDNN on this processor."""
+    return torch._C._has_mkldnn and not torch.cpu._is_amx_tile_supported()
+
+
 @contextmanager
 def onednn_products() -> Iterator[None]:
     """Within it torch takes oneDNN for batches of float32 products on a CPU.
@@ -51,7 +56,7 @@ def onednn_products() -> Iterator[None]:
     mkldnn: Any = torch.backends.mkldnn  # mypy does not see what is in it
     matmul = mkldnn.matmul
     before = matmul.fp32_precision
-    if not torch.cpu._is_amx_tile_supported():
+    if takes_onednn():
         matmul.fp32_precision = "bf16"
     try:
         yield

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mpq.lm import TransformerLm
 from mpq.lm.model import Attention, Block, rotary_turns, rotate
+from mpq.quant import attend_exactly
 from mpq.rescore.forest import Forest, Ids
 
 QUERIES = 32  # nodes of a run
@@ -26,7 +27,7 @@ class Runs(NamedTuple):
 
     Attributes:
         keys: (R, K) nodes; a node that stands for none is masked.
-        mask: (R, 1, Q, K) what is added to attention scores: 0 or minus infinity.
+        mask: (R, Q, K) what is added to attention scores: 0 or minus infinity.
     """
 
     keys: Tensor
@@ -47,7 +48,7 @@ def make_runs(forest: Forest, n_queries: int) -> Runs:
     reach = np.where(keys >= 0, forest.end[keys], -1)
     seen = (keys[:, None] <= queries[:, :, None]) & (queries[:, :, None] < reach[:, None])
     mask = np.where(seen, np.float32(0), np.float32(-math.inf))
-    return Runs(torch.from_numpy(keys).clamp_(min=0), torch.from_numpy(mask)[:, None])
+    return Runs(torch.from_numpy(keys).clamp_(min=0), torch.from_numpy(mask))
 
 
 def transformer_hidden(model: TransformerLm, forest: Forest) -> Tensor:
@@ -74,16 +75,16 @@ def _block(block: Block, x: Tensor, turns: Tensor, runs: Runs) -> Tensor:
 def _attend(attention: Attention, x: Tensor, turns: Tensor, runs: Runs) -> Tensor:
     """`Attention` among ancestors, (N, C) -> (N, C); `turns` (2, N, C / heads / 2)."""
     n, c = x.shape
-    n_runs, _, n_queries, _ = runs.mask.shape
-    shape = (n, attention.heads, c // attention.heads)
-    q = attention.exact(rotate(attention.query(x).view(shape).transpose(0, 1), turns))  # (H, N, C / H)
-    k = attention.exact(rotate(attention.key(x).view(shape).transpose(0, 1), turns))
-    v = attention.exact(attention.value(x))
-    q = F.pad(q, (0, 0, 0, n_runs * n_queries - n))
-    q = q.view(attention.heads, n_runs, n_queries, -1).transpose(0, 1)
-    k = k[:, runs.keys].transpose(0, 1)  # (R, H, K, C / H)
-    v = v[runs.keys].view(*runs.keys.shape, *shape[1:]).transpose(1, 2)
-    attended = F.scaled_dot_product_attention(q, k, v, runs.mask.to(q.dtype))
-    attended = attended.transpose(1, 2).reshape(n_runs * n_queries, c)[:n].to(x.dtype)
-    out: Tensor = attention.out(attended)
+    n_runs, n_queries, _ = runs.mask.shape
+    by_heads = (n, attention.heads, c // attention.heads)
+    layers = (attention.query, attention.key, attention.value)
+    q, k, v = (layer(x).view(by_heads).transpose(0, 1) for layer in layers)  # (H, N, C / H)
+    q, k = rotate(q, turns), rotate(k, turns)
+    q = F.pad(q, (0, 0, 0, n_runs * n_queries - n)).view(attention.heads, n_runs, n_queries, -1)
+    k, v = k[:, runs.keys], v[:, runs.keys]  # (H, R, K, C / H)
+    if attention.before_integers:
+        attended = attend_exactly(q, k, v, runs.mask)
+    else:
+        attended = F.scaled_dot_product_attention(q, k, v, runs.mask[None].to(q.dtype))
+    out: Tensor = attention.out(attended.flatten(1, 2)[:, :n].transpose(0, 1).reshape(n, c).to(x.dtype))
     return out

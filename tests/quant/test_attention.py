@@ -10,7 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpq.quant import BitPlan, QuantAttention, QuantLinear, attention, freeze, quantizable, quantize_model, uniform_plan
+from mpq.quant import (
+    BitPlan,
+    QuantAttention,
+    QuantLinear,
+    attend_exactly,
+    attention,
+    freeze,
+    quantizable,
+    quantize_model,
+    uniform_plan,
+)
 
 
 class Attending(nn.Module):
@@ -60,6 +70,22 @@ def test_scores_and_softmax_are_torchs(at_once: int, monkeypatch: pytest.MonkeyP
     ours, theirs = (torch.autograd.grad(x.square().sum(), (q, k, v)) for x in (mixed, expected))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert torch.get_float32_matmul_precision() == "highest"  # as it was, and can be asked for
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+@pytest.mark.parametrize(("length", "width"), [(23, 24), (5, 3)])
+def test_exact_attention_is_that_of_each_sentence_alone(
+    length: int, width: int, in_order: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not in_order:  # as on a GPU
+        monkeypatch.setattr(attention, "_cpu_adds_in_order", lambda: False)
+    causal = torch.full((length, length), -torch.inf).triu(1)
+    q, k, v = torch.randn(3, 4, 2, length, width, generator=torch.Generator().manual_seed(3)).unbind(0)
+    mixed = attend_exactly(q, k, v, causal)
+    torch.testing.assert_close(mixed, F.scaled_dot_product_attention(q, k, v, causal))
+    for sentence, end in ((0, length), (2, length), (3, length // 2), (1, 1)):
+        part = (x[sentence, :, :end] for x in (q, k, v))
+        assert torch.equal(attend_exactly(*part, causal[:end, :end]), mixed[sentence, :, :end])
 
 
 @pytest.mark.parametrize(("n_bits", "a_bits"), [(w, a) for w in (8, 4, 2, 1) for a in (8, 4)])
