@@ -22,7 +22,10 @@ from torch import Tensor
 from mpq.fst.fsa import Floats, Fsa, Ints, StateForm
 
 CHUNK = 64  # frames whose class probabilities are spread over states at once
-_PADDED = 1 << 26  # places for arcs: where a graph would take more, few of its states have most of its arcs
+# A kernel gives an utterance one of the GPU's processors, which pays for few arcs only. On an H100, 16 utterances of
+# 300 frames: 4,186 arcs 3.4 ms against 26 of the loop; 36,755 arcs 86 against 47 (benchmarks/gpu.py --parts lfmmi).
+_FEW_ARCS = 16_000
+_PADDED = 1 << 24  # places for arcs: where a graph would take more, few of its states have most of its arcs
 
 
 @cache
@@ -49,7 +52,7 @@ class SharedGraph:
         step: both directions as one sparse matrix, block-diagonal ``(2K, 2K)``.
         first: weights of entering at the first frame, then of ending (the backward entry), ``(2K,)``.
         label: class of each state, ``(K,)``.
-        arcs: for a kernel: states at the other end and weights, 0 for none, ``(D, 2K)``; None: too many places.
+        arcs: for a kernel: states at the other end and weights, 0 for none, ``(D, 2K)``; None: too many for it.
     """
 
     step: Tensor
@@ -73,7 +76,8 @@ def shared_graph(graph: Fsa, device: torch.device) -> SharedGraph:
         step = _matrix(rows, columns, values, 2 * n).to(device)
         first = torch.from_numpy(np.exp(np.concatenate((form.init, form.final)))).to(device)
         arcs = None
-        if kernels(device) is not None and 2 * n * np.bincount(rows).max(initial=0) <= _PADDED:
+        few = len(form.dst) <= _FEW_ARCS and 2 * n * np.bincount(rows).max(initial=0) <= _PADDED
+        if few and kernels(device) is not None:
             states, weights = _pad_arcs(rows, columns, values, 2 * n, 0.0)
             arcs = torch.from_numpy(states.T.copy()).to(device), torch.from_numpy(weights.T.copy()).to(device)
         known[device] = SharedGraph(step, first, torch.from_numpy(form.label).to(device), arcs)

@@ -43,7 +43,7 @@ def test_lfmmi(spread: float, graphs: tuple[list[Fsa], Fsa], device: torch.devic
     lengths = torch.tensor([90, 70, 64, 40, 3])
 
     def results(place: torch.device) -> list[Tensor]:
-        x = start.to(place).requires_grad_()
+        x = start.to(place, copy=True).requires_grad_()  # start itself stays constant
         ctc = total_score(x, lengths.to(place), numerators)
         loss = lfmmi_loss(x, lengths.to(place), numerators, denominator)
         (slope,) = torch.autograd.grad(loss.sum(), x, create_graph=True)
