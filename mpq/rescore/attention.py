@@ -81,7 +81,8 @@ def _attend(attention: Attention, x: Tensor, turns: Tensor, runs: Runs) -> Tenso
     q, k, v = (layer(x).view(by_heads).transpose(0, 1) for layer in layers)  # (H, N, C / H)
     q, k = rotate(q, turns), rotate(k, turns)
     q = F.pad(q, (0, 0, 0, n_runs * n_queries - n)).view(attention.heads, n_runs, n_queries, -1)
-    k, v = k[:, runs.keys], v[:, runs.keys]  # (H, R, K, C / H)
+    keys = runs.keys.view(-1)  # indexing by two dimensions takes seven times as long
+    k, v = (x.index_select(1, keys).view(*q.shape[:2], -1, q.shape[3]) for x in (k, v))  # (H, R, K, C / H)
     if attention.before_integers:
         attended = attend_exactly(q, k, v, runs.mask)
     else:
