@@ -105,7 +105,7 @@ decode_sets() {
   [ "$lhuc" != true ] || adapt=(--adapt lhuc --transcripts "$exp/data/train/text")
   for set in "${sets[@]}"; do
     find_cuts "$set"
-    step "$set" --in "$exp/am/model.mpq" "$exp/lang/HLG.fst" "$cuts" --out "$exp/decode/$set/nbest.jsonl.gz" \
+    step "$set" --gpu 1 --in "$exp/am/model.mpq" "$exp/lang/HLG.fst" "$cuts" --out "$exp/decode/$set/nbest.jsonl.gz" \
       -- mpq decode --am "$exp/am/model.mpq" --features "$cuts" --lang "$exp/lang" --out "$exp/decode/$set" --nj "$nj" "${adapt[@]}"
   done
 }

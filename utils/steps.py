@@ -222,7 +222,8 @@ class Runner:
         command = step.command
         if self.slurm:
             launcher = [sys.executable, str(Path(__file__).with_name("launch.py")), "--name"]
-            options = [f"{self.recipe}-{step.name}", "--threads", str(threads), "--gpus", str(step.gpus)]
+            gpus = str(len(taken))  # no more than the user gives, and none on a cluster without any
+            options = [f"{self.recipe}-{step.name}", "--threads", str(threads), "--gpus", gpus]
             command = [*launcher, *options, "--log-dir", str(self.exp_dir / "log"), "--", *command]
         else:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(taken)

@@ -136,10 +136,10 @@ def test_a_job_waits_while_its_node_is_down(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.slurm
 def test_recipe_on_slurm(project: Project) -> None:
-    """Two jobs at once, one that fails: the recipe ends with its status and names it."""
+    """Two jobs, one that fails: the recipe ends with its status and names it. Without --gpus no GPU is asked for."""
     project.recipe("""
 if stage 6; then
-  job good --out "$exp/good" -- sh -c 'echo "job $SLURM_JOB_ID" | tee "$1"' _ "$exp/good"
+  job good --gpu 1 --out "$exp/good" -- sh -c 'echo "job $SLURM_JOB_ID" | tee "$1"' _ "$exp/good"
   run_jobs
   job bad -- sh -c 'echo the reason >&2; exit 5'
 fi
