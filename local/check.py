@@ -17,12 +17,14 @@ class Checks:
     Attributes:
         problems: what must be mended, one clause each.
         warnings: what a partial corpus is allowed.
+        lacks: whether anything was found that only the whole corpus must have.
     """
 
     def __init__(self, partial: bool = False) -> None:
         self.partial = partial
         self.problems: list[str] = []
         self.warnings: list[str] = []
+        self.lacks = False
 
     def problem(self, text: str) -> None:
         """Something that makes the corpus useless as it is, partial or not."""
@@ -30,6 +32,7 @@ class Checks:
 
     def lacking(self, text: str) -> None:
         """Something that only the whole corpus must have."""
+        self.lacks = True
         (self.warnings if self.partial else self.problems).append(text)
 
     def warn(self, text: str) -> None:
@@ -78,7 +81,7 @@ class Checks:
         """
         if self.problems:
             count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-            hint = "" if self.partial else " (--partial: take what is there)"
+            hint = " (--partial: take what is there)" if self.lacks and not self.partial else ""
             raise BadInput(f"{what}: {count}: {'; '.join(self.problems)}; {advice}{hint}")
         if self.warnings:
             print(f"warning: {what}: {'; '.join(self.warnings)}", file=sys.stderr, flush=True)

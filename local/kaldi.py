@@ -82,6 +82,8 @@ def _look_at(entry: Entry, target: Path) -> Audio | str:
         if is_pipe:
             path = target
             _keep(entry.value[:-1].strip(), target)
+        if path.is_dir():
+            raise BadInput("a folder, expected a file")
         if not path.is_file():
             raise BadInput("no such file" if path.is_absolute() else f"no such file, seen from {Path.cwd()}")
         try:

@@ -187,7 +187,8 @@ def read_model_file(path: PathLike) -> ModelFile:
         data = file.read()
     start, end = _digest_place(data)
     if not start:
-        raise BadInput(f"{path}: not an mpq model file, or damaged; expected what `mpq train-lm` or `quantize` wrote")
+        writers = "`mpq train-lm`, `train-am`, `import-am` or `quantize`"
+        raise BadInput(f"{path}: not an mpq model file, or damaged; expected what {writers} wrote")
     if _digest(data, start, end) != data[start:end]:
         raise BadInput(f"{path}: cut short or altered ({len(data)} bytes do not match their checksum); copy it again")
     try:

@@ -152,6 +152,16 @@ def test_partial_leaves_out_what_is_incomplete(folder: Path, capsys: pytest.Capt
         kaldi.prepare(out, corpus_dirs=[folder], partial=True)
 
 
+def test_partial_is_advised_only_where_it_helps(folder: Path) -> None:
+    with open(folder / "wav.scp", "a") as file:
+        file.write(f"whole {folder}\n")
+    for name, line in (("segments", "w1 whole 0 1"), ("text", "w1 so"), ("utt2spk", "w1 s")):
+        with open(folder / name, "a") as file:
+            file.write(f"{line}\n")
+    with pytest.raises(BadInput, match=rf"{folder}: a folder, expected a file; mend the lines and files named$"):
+        kaldi.prepare(folder / "out", corpus_dirs=[folder])
+
+
 def test_folders_that_cannot_be(folder: Path) -> None:
     out = folder / "out"
     for given, match in (
