@@ -151,6 +151,8 @@ def initial_am(config: ModelConfig, units: Sequence[str], checkpoint: Checkpoint
         if name in expected and tensor.shape != expected[name].shape
     ]
     problems += [f"the model has no {name}" for name in tensors if name not in expected]
+    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise BadInput(f"{checkpoint.path}: {broken[0]} holds NaN or infinity; fetch the file again, or take another")
     if problems:
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise BadInput(

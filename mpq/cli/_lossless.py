@@ -58,6 +58,11 @@ def check_lossless(args: Namespace) -> None:
     for name in ("bits", "ratio"):
         if args[name] is not None:
             raise BadInput(f"--{name}: --lossless looks for the size itself; name the ratios to try by --ratios")
+    if not any(args[name] for names in NEEDED.values() for name in names):
+        raise BadInput(
+            "--lossless needs "
+            + ", or ".join(f"{', '.join(f'--{name}' for name in names)} ({what})" for what, names in NEEDED.items())
+        )
     what, names = list(NEEDED.items())[bool(args.features or args.lang)]
     for name in names:
         if not args[name]:

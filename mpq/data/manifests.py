@@ -185,15 +185,15 @@ def write_lines(path: Path, sentences: Iterable[Sequence[str]]) -> None:
 
 
 def find_parts(folder: Path) -> list[Path]:
-    """Manifests of the parts of a corpus, train first.
+    """Manifests of the parts of a corpus, train first where there is one.
 
     Raises:
-        BadInput: there is none of train.
+        BadInput: there is none.
     """
     paths = sorted(folder.glob("*/cuts.jsonl.gz"), key=lambda path: (path.parent.name != "train", path))
-    if not paths or paths[0].parent.name != "train":
+    if not paths:
         raise BadInput(
-            f"{folder}: holds no train/cuts.jsonl.gz; give the folder that `mpq prepare` or `mpq features` wrote"
+            f"{folder}: holds no PART/cuts.jsonl.gz; give the folder that `mpq prepare` or `mpq features` wrote"
         )
     return paths
 

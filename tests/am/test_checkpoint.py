@@ -174,6 +174,8 @@ def broken(tensors: dict[str, Tensor], how: str) -> dict[str, Tensor]:
         return {name: tensor for name, tensor in tensors.items() if ".layers.1." not in name}
     if how == "unknown":
         return {**tensors, "encoder.transformer.rel_attn_embed.weight": torch.zeros(3)}
+    if how == "damaged":
+        return {**tensors, first: torch.full((16, 16), torch.nan)}
     return {**tensors, first: torch.zeros(4, 4)}
 
 
@@ -183,6 +185,7 @@ def broken(tensors: dict[str, Tensor], how: str) -> dict[str, Tensor]:
         ("lacks", r"it lacks encoder.transformer.layers.1.attention.k_proj.weight; .* and 13 more; set arch"),
         ("unknown", r"the model has no encoder.transformer.rel_attn_embed.weight; set arch"),
         ("shape", r"layers.0.attention.k_proj.weight is \(4, 4\), expected \(16, 16\); set arch"),
+        ("damaged", r"model.pth: encoder.*k_proj.weight holds NaN or infinity; fetch the file again"),
     ],
 )
 def test_checkpoints_of_another_architecture(how: str, says: str, tmp_path: Path) -> None:

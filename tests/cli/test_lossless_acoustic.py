@@ -118,6 +118,7 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     for command, message in [
         (f"{search} --features f --dev d", "--lang must be given with --lossless: training features"),
         (f"{search} --features f --lang l", "--dev must be given with --lossless: training features"),
+        (search, "--text, --dev, --nbest, --ref (training text, held-out text, dev lists, reference), or --features"),
         (f"{search} --features f --dev d --lang l --nj 0", "--nj: 0"),
         (f"{search} --features f --dev d --lang l --ref r", "am.mpq holds a tdnn acoustic model"),
         (f"{search} --text t --dev d --nbest n --ref r", "am.mpq holds a tdnn acoustic model"),

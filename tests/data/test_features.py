@@ -190,8 +190,10 @@ def test_command_on_a_prepared_folder(tmp_path: Path, cuts_path: Path, mpq_cli) 
     assert done.stdout.splitlines()[-1].startswith("features: train 24 utterances")
     sizes = [len(load_feature_cuts(tmp_path / "f" / part / "cuts.jsonl.gz")) for part in ("train", "dev", "eval-2")]
     assert sizes == [24, 12, 12]
-    with pytest.raises(BadInput, match="holds no train/cuts"):
+    with pytest.raises(BadInput, match="holds no PART/cuts"):
         find_parts(tmp_path / "f" / "dev")
+    (tmp_path / "f" / "train" / "cuts.jsonl.gz").unlink()  # what is only decoded has no training part
+    assert [path.parent.name for path in find_parts(tmp_path / "f")] == ["dev", "eval-2"]
 
 
 def test_telephone_speech(tmp_path: Path) -> None:
