@@ -31,7 +31,7 @@ systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit
   lstm-{2,1}bit-rounded) # rounded and not trained any further: shows what quantized training is good for
 small=()
 if [ "$smoke" = true ]; then
-  small=(--smoke) small_am=(--fit.epochs 3 --fit.average 2 --model.hidden 96) small_ivector=(--iterations 2) small_lm=(--fit.epochs 1) systems=(lstm-2bit transformer-2bit)
+  small=(--smoke) small_am=(--fit.epochs 3 --fit.average 2 --model.hidden 96 --model.ivector_dim 8) small_ivector=(--iterations 2 --dim 8 --gaussians 8 --num_gselect 8) small_lm=(--fit.epochs 1) systems=(lstm-2bit transformer-2bit)
 fi
 
 # Stage 3: make_lang UNITS DIR

@@ -31,6 +31,7 @@ systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit
 small=() small_search=() small_lossless=() waveforms=()
 if [ "$smoke" = true ]; then
   small=(--smoke) small_am=(--fit.epochs 3 --max_frames 4000) small_lm=(--fit.epochs 1) small_dim=(--model.dim 128)
+  systems=(lstm-{4,1}bit transformer-2bit lstm-2bit-rounded)
   small_search=(--tokens 500 --hessian.max_probes 4 --nas.fit.epochs 1) small_lossless=(--max-perplexity-increase 1000000)
   [[ $table != @(conformer|ssl|both) ]] || model_options=(--model.layers 1)
 fi
