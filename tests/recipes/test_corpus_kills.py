@@ -32,7 +32,7 @@ def test_killed_while_the_acoustic_model_is_trained(librispeech: Recipe, tmp_pat
     shutil.copytree(librispeech.exp, recipe.exp)
     shutil.rmtree(recipe.exp / "am")
     (recipe.exp / ".done" / "4.am").unlink()
-    assert recipe.kill_during(4, 0.6 * longest_step(librispeech, 4), "group")
+    assert recipe.kill_during(4, 0.3 * longest_step(librispeech, 4), "group")
     assert not (recipe.exp / ".done" / "4.am").exists()
     printed = recipe.finish()
     assert "-- am: starts" in printed and "-- dev-clean: already done" in printed
@@ -47,7 +47,7 @@ def test_killed_in_each_stage(name: str, request: pytest.FixtureRequest, tmp_pat
     recipe = resumed(undisturbed, tmp_path / "exp")
     hit = 0
     for number, stage in enumerate(STAGES):
-        hit += recipe.kill_during(stage, rng.uniform(0, 0.8) * longest_step(undisturbed, stage), HOW[number % 3])
+        hit += recipe.kill_during(stage, rng.uniform(0, 0.5) * longest_step(undisturbed, stage), HOW[number % 3])
     assert hit >= len(STAGES) - 1, "a machine whose speed varies may be past the last stage"
     recipe.finish()
     check_same(recipe, undisturbed)

@@ -33,8 +33,8 @@ def test_killed_at_random_moments_and_resumed(mini: Recipe, mini_copy: Recipe, t
                 mark.unlink()
     hit = 0
     for stage, how in kills:
-        hit += recipe.kill_during(stage, rng.uniform(0, 0.8) * longest_step(mini, stage), how)
-    assert hit >= len(kills) - 1, "a machine whose speed varies may be past the last stage"
+        hit += recipe.kill_during(stage, rng.uniform(0, 0.5) * longest_step(mini, stage), how)
+    assert hit >= len(kills) // 2, "a machine whose speed varies may be past some of the stages"
     printed = recipe.finish()
     assert everything or ("-- features: already done" in printed and "-- dev: already done" in printed)
     check_same(recipe, mini)
