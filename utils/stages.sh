@@ -80,21 +80,25 @@ mix_ngrams() {
   fi
 }
 
-# Stage 4, the recipe's acoustic model, or another one under a step of another name; on several GPUs a process for each,
-# by torchrun: train_acoustic_model [NAME CONF OUT]
+# Stage 4
 train_acoustic_model() {
-  local name=${1:-am} conf=${2:-$am_conf} out=${3:-$exp/am} cuts train dev inputs without=() mpq=(mpq) processes=1
+  train_float_am am "$am_conf" "$exp/am"
+}
+
+# An acoustic model; on several GPUs a process for each, by torchrun: train_float_am STEP CONF OUT
+train_float_am() {
+  local name=$1 conf=$2 out=$3 cuts train dev made_from without=() mpq=(mpq) processes=1
   if [ "$gpus" -gt 1 ]; then
     mpq=(torchrun --standalone --nproc-per-node "$gpus" -m mpq) processes=$gpus
   fi
   find_cuts train && train=$cuts
   find_cuts "${sets[0]}" && dev=$cuts
-  inputs=("$conf" "$train" "$exp"/lang/{lexicon,phones}.txt)
+  made_from=("$conf" "$train" "$exp"/lang/{lexicon,phones}.txt)
   # what is made together with train's manifest and the lexicon; that others go without keeps the marks of finished runs
-  [ $# -gt 0 ] || inputs+=("$dev" "$exp/lang/units.txt")
+  [ "$name" != am ] || made_from+=("$dev" "$exp/lang/units.txt")
   [ "$ivectors" != false ] || without+=(--model.ivector_dim 0)
   [ "$lhuc" != false ] || without+=(--lhuc 0)
-  step "$name" --gpu "$processes" --in "${inputs[@]}" --out "$out/model.mpq" \
+  step "$name" --gpu "$processes" --in "${made_from[@]}" --out "$out/model.mpq" \
     -- "${mpq[@]}" train-am --config "$conf" --train "$train" --dev "$dev" \
       --lang "$exp/lang" --out "$out" --fit.seed "$seed" "${small_am[@]}" "${model_options[@]}" "${without[@]}"
 }

@@ -90,7 +90,7 @@ train_am_rows() {
 
 # Stage 4: the float model
 train_table_am() {
-  train_acoustic_model "$table" "conf/am_$table.yaml" "$out/am/$table"
+  train_float_am "$table" "conf/am_$table.yaml" "$out/am/$table"
 }
 
 # Stage 9: lattices and n-best lists of every row, then the n-gram model's weight, tuned on the first set
