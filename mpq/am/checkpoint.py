@@ -58,7 +58,6 @@ _LIKE_TORCHAUDIO = {  # what Hugging Face's configurations may say that torchaud
 }  # fmt: skip
 _SPECIAL = ("<s>", "</s>", "<unk>")  # units of fairseq's dictionaries that speech recognition does not use
 _POSITION = "encoder.transformer.pos_conv_embed.conv"
-_DAMAGED = (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, KeyError, ValueError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -176,8 +175,11 @@ def _load(path: Path) -> dict[str, Tensor]:
             or not all(isinstance(tensor, Tensor) for tensor in stored.values())
         ):
             raise ValueError("something else is in it")
-    except _DAMAGED as error:
-        reason = str(error).strip().partition("\n")[0][:120]
+    except OSError:
+        raise
+    except Exception as error:  # broken bytes make the unpickler raise nearly anything
+        clear = isinstance(error, RuntimeError | ValueError | SafetensorError | pickle.UnpicklingError)
+        reason = str(error).strip().partition("\n")[0][:120] if clear else "empty, broken or something else"
         raise BadInput(
             f"{path}: not a file of tensors only ({reason}); expected one of torchaudio's or Hugging Face's format"
         ) from None

@@ -238,6 +238,13 @@ def test_damaged_files(name: str, tmp_path: Path) -> None:
         read_checkpoint(tmp_path / name)
 
 
+@pytest.mark.parametrize("content", [b"", b"enough bytes, but of no pickle"])
+def test_files_that_are_none(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.pth").write_bytes(content)
+    with pytest.raises(BadInput, match=r"model.pth: not a file of tensors only \(empty, broken or something else\)"):
+        read_checkpoint(tmp_path / "model.pth")
+
+
 def test_unknown_names_and_sizes(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="--checkpoint HUBERT_HUGE: neither a file or folder nor a bundle"):
         read_checkpoint("HUBERT_HUGE")
