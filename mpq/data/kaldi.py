@@ -82,6 +82,8 @@ class DataFolder:
             if table is not None:
                 lacking = {utt: segment.place for utt, segment in self.segments.items() if utt not in table}
                 yield f"utterances without a line in {self.path / name}", lacking
+                empty = {utt: entry.place for utt, entry in table.items() if not entry.value}
+                yield f"lines of {self.path / name} that hold an id alone", empty
                 unknown = {utt: entry.place for utt, entry in table.items() if utt not in self.segments}
                 yield f"utterances of {name} without a line in {self.path / source}", unknown
         yield (
@@ -93,7 +95,7 @@ class DataFolder:
         """The utterances that have everything, by id."""
         tables = [table for table in (self.texts, self.speakers) if table is not None]
         for utt, segment in self.segments.items():
-            if segment.recording in self.audio and all(utt in table for table in tables):
+            if segment.recording in self.audio and all(utt in table and table[utt].value for table in tables):
                 yield utt, segment
 
 
@@ -118,8 +120,6 @@ def read_data_folder(path: Path) -> DataFolder:
     else:
         segments = dict(_parse_segments(lines, problems))
     texts, speakers = (_read_table(path / name, problems) for name in ("text", "utt2spk"))
-    for what, table in (("transcript", texts), ("speaker", speakers)):
-        problems += [f"{entry.place}: {utt}: empty {what}" for utt, entry in (table or {}).items() if not entry.value]
     return DataFolder(path, audio, segments, texts, speakers, problems)
 
 
