@@ -201,7 +201,7 @@ def _record(
 ) -> ResultRecord:
     """Errors of one system, and how they compare with its float version's and the first pass's."""
     from mpq.io import hash_config
-    from mpq.quant.report import describe, kind_bits
+    from mpq.quant.report import describe
     from mpq.score import mapsswe
     from mpq.score.records import FIRST_PASS, RESCORED
 
@@ -217,7 +217,7 @@ def _record(
         "bytes": system.n_bytes,
         "perplexity": system.perplexity,
         "seconds": system.seconds,
-        "layer_bits": {kind: bits for model in system.models for kind, bits in kind_bits(model).items()},
+        "layer_bits": _layer_bits(system.models),
         "config_hash": hash_config([{"config": m.config, "plan": m.plan.to_dict()} for m in system.models]),
     }
     notes = dict(system.notes)
@@ -229,6 +229,14 @@ def _record(
         if float_system is not system:
             costs["p_float32"] = mapsswe(ref, hyp, float_system.hyps[set_name]).p
     return _score(system.name, set_name, ref, hyp, role=RESCORED, **costs, **p_first, **notes)
+
+
+def _layer_bits(models: list[ModelFile]) -> dict[str, float]:
+    """Mean bits by kind of matrix; of several models by architecture too, since both may have an `output`."""
+    from mpq.quant.report import kind_bits
+
+    kinds = [(model.arch, kind, bits) for model in models for kind, bits in kind_bits(model).items()]
+    return {kind if len(models) == 1 else f"{arch} {kind}": bits for arch, kind, bits in kinds}
 
 
 def _score(name: str, set_name: str, ref: Texts, hyp: Texts, **more: Any) -> ResultRecord:

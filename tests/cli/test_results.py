@@ -140,6 +140,25 @@ def test_acoustic_models_need_no_first_pass(exp: Path, capsys: pytest.CaptureFix
     assert "expected one system without a model, the first pass" in capsys.readouterr().err
 
 
+def test_where_the_bits_of_two_models_went(exp: Path) -> None:
+    """Both have a matrix `output`, of 8 bits in one and of 4 in the other."""
+    tokenizer, names = Tokenizer(exp / "words.txt"), ["quant/am/model.mpq", "quant/lm/model.mpq"]
+    acoustic = make_am(TdnnConfig(feature_dim=8, channels=(2, 2), hidden=16), 3)
+    language = build_lm(LmConfig("lstm", dim=64), len(tokenizer))
+    plans = []
+    for model, n_bits in ((acoustic, 8), (language, 4)):
+        plan = uniform_plan(model, 2)
+        plans.append(replace(plan, method="kl", bits={**plan.bits, "output.weight": n_bits}))
+    save_am(exp / names[0], quantize_model(acoustic, plans[0]), ["A", "B"], {}, plans[0])
+    save_lm(exp / names[1], quantize_model(language, plans[1]), tokenizer, plans[1])
+    shutil.copytree(exp / "rescore" / "lstm", exp / "rescore" / "both")
+    rows = [{"system": "first-pass"}, {"system": "both", "models": names}]
+    (exp / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["results", str(exp), "--rows", str(exp / "rows.jsonl")]) == 0
+    (both,) = (r for r in read_results(exp / "results.jsonl") if (r.system, r.set) == ("both", "test"))
+    assert (both.layer_bits["tdnn output"], both.layer_bits["lstm output"]) == (8.0, 4.0)
+
+
 def test_a_system_of_two_models(exp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, rows = exp / "table-both", exp / "rows.jsonl"
     model = make_am(TdnnConfig(feature_dim=8, channels=(2, 2), hidden=16), 3)
