@@ -30,6 +30,7 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
+from timing import medians
 from torch import Tensor, nn
 
 from mpq.am import AcousticModel
@@ -118,9 +119,8 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """The median of some turns after one that warms up."""
-    work()
-    return float(np.median([seconds_of(work, device) for _ in range(repeats)]))
+    """The median of some turns after one that warms up, each until the device is done."""
+    return medians([lambda: (work(), settle(device))], repeats)[0][0]
 
 
 def measure_steps(task: Task, config: FitConfig, batches: list[Any], device: torch.device) -> dict[str, Any]:

@@ -30,7 +30,7 @@ split_row() {
     utterance-norm) row_options=(--normalization utterance) ;;
     lhuc-training) row_options=(--lhuc 0.5) ;;
     xent) row_options=(--xent 0.1) ;;
-    tdnnf-lhuc) row_am=${row_am/-lhuc/} ;;
+    tdnnf-lhuc) row_am=${row_am/-lhuc/} row_conf=conf/am_tdnnf.yaml ;;
     tdnnf) row_conf=conf/am_tdnnf.yaml ;;
     biphones) row_lang=$exp/table-am/lang-biphones ;;
   esac
@@ -56,8 +56,7 @@ make_table_features() {
 train_table_rows() {
   local row queued=" "
   for row in "${chosen_rows[@]}"; do
-    row=${row/#lhuc-seed/full-seed}
-    split_row "${row/#tdnnf-lhuc/tdnnf}"
+    split_row "$row"
     [[ $queued != *" $row_am "* ]] || continue
     queued+="$row_am "
     if [ "$row_am" = "$exp/am" ]; then

@@ -22,7 +22,7 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # torch knows many devices that a machine has not
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except (RuntimeError, AssertionError):
         raise BadInput(f"--device {name}: this machine has no such device; {expected}") from None
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False

@@ -38,6 +38,11 @@ def _reverse(frames: Tensor, lengths: Tensor) -> Tensor:
     return (lengths - 1 - torch.arange(frames.shape[0], device=frames.device)[:, None]).clamp(min=0)
 
 
+def _both_ways(frames: Tensor, turn: Tensor) -> Tensor:
+    """Frames ``(T, C, N)`` read forwards, then backwards: ``(T, 2C, N)``; `turn` is of `_reverse`."""
+    return torch.cat((frames, frames.gather(0, turn[:, None].expand(-1, frames.shape[1], -1))), 1)
+
+
 def _score_shared(log_probs: Tensor, lengths: Tensor, graph: Fsa) -> tuple[Tensor, Tensor, Tensor]:
     """Path sums over one graph in scaled probabilities.
 
@@ -53,8 +58,7 @@ def _score_shared(log_probs: Tensor, lengths: Tensor, graph: Fsa) -> tuple[Tenso
     top = log_probs.amax(1)  # (T, N)
     probs = (log_probs - top[:, None]).exp_()
     turn = _reverse(probs, lengths)  # (T, N)
-    both = torch.cat((probs, probs.gather(0, turn[:, None].expand(-1, probs.shape[1], -1))), 1)
-    entered, scales = shared_frames(shared, both)
+    entered, scales = shared_frames(shared, _both_ways(probs, turn))
     return _collect_shared(probs, top, turn, entered, scales, shared.label, lengths)
 
 
@@ -96,10 +100,10 @@ def _score_each(log_probs: Tensor, lengths: Tensor, graphs: Sequence[Fsa]) -> tu
         totals ``(N,)``, ``-inf`` where there is no path, and posteriors ``(T, C, N)``.
     """
     arcs = side_by_side([graph.state_form for graph in graphs], log_probs.device)
-    n_frames, n_classes, n_utts = log_probs.shape
+    n_frames, _, n_utts = log_probs.shape
     n = len(arcs.label)
     turn = _reverse(log_probs, lengths)
-    entered = log_frames(arcs, torch.cat((log_probs, log_probs.gather(0, turn[:, None].expand(-1, n_classes, -1))), 1))
+    entered = log_frames(arcs, _both_ways(log_probs, turn))
     column = arcs.label * n_utts + arcs.utt  # of a flat (C, N) frame
     joint = entered[:, n:].gather(0, turn[:, arcs.utt])  # (T, K)
     joint.add_(entered[:, :n]).add_(log_probs.flatten(1).index_select(1, column))

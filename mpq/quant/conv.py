@@ -19,13 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mpq.quant.cache import parts
+from mpq.quant.cache import at_once, parts
 from mpq.quant.integer import EXACT, asks_gradients, int8_rows, int_linear, largest, rows_product, scale_of
 from mpq.quant.layers import Projector, QuantModule
 from mpq.quant.table import Quantized
 
 _PATCHES = 1 << 19  # numbers of patches at once, where no gradient is asked for: more would leave the processor's cache
-_PATCHES_ON_GPU = 1 << 26
 _CHANNELS = 8  # that are worth copying side by side
 
 Geometry = tuple[Sequence[int], Sequence[int], Sequence[int]]  # kernel, stride, dilation
@@ -87,14 +86,13 @@ class QuantConv(QuantModule):
             surrogate = None if surrogate is None else _channels_last(surrogate, taps)
         if asks_gradients(x, self.bias, surrogate):
             return self._by_groups(x, quantized, surrogate, channels_last)
-        at_most = _PATCHES_ON_GPU if x.is_cuda else _PATCHES
-        at_once = max(1, at_most * prod(self.stride) // (x[:1].numel() * taps))
+        utts = max(1, at_once(_PATCHES, x) * prod(self.stride) // (x[:1].numel() * taps))
         if self.groups > 1:
-            parts = torch.split(x, at_once)
+            parts = torch.split(x, utts)
             return torch.cat([self._by_groups(part, quantized, None, channels_last) for part in parts])
         out: Tensor | None = None
-        for first in range(0, len(x), at_once):
-            some = slice(first, first + at_once)
+        for first in range(0, len(x), utts):
+            some = slice(first, first + utts)
             rows, scale = int8_patches(self._padded(x[some]), self._geometry, channels_last, self.a_bits)
             if out is None:
                 out = scale.new_empty(len(x), *scale.shape[1:], self.out_channels)

@@ -10,17 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mpq.quant.cache import at_once
 from mpq.quant.table import SCALE_DTYPE, SCALE_MAX, SCALE_MIN, Precision, Quantized, group_width, levels, nearest
 
 _N_STARTS = 8  # scales tried before the alternating fit, which only finds the nearest local optimum
 _N_ITERS = 3
 _CHUNK = 2**18  # elements worked on at a time, to stay in the cache: 7 times faster on large matrices
-_CHUNK_ON_GPU = 2**25
 _CLIPS = torch.linspace(1.0, 0.5, 11).tolist()  # parts of the range that clipping search tries
-
-
-def _chunk(x: Tensor) -> int:
-    return _CHUNK_ON_GPU if x.is_cuda else _CHUNK
 
 
 def fit_clusters(clusters: Tensor, n_bits: int, kind: str, clipping: str) -> tuple[Tensor, Tensor | None]:
@@ -32,8 +28,8 @@ def fit_clusters(clusters: Tensor, n_bits: int, kind: str, clipping: str) -> tup
         (C, 1) float32 each; the scale is positive.
     """
     if kind == "asym":
-        at_once = max(1, _chunk(clusters) // clusters.shape[1])
-        pairs = [_fit_range(part, n_bits, clipping) for part in torch.split(clusters, at_once)]
+        rows = max(1, at_once(_CHUNK, clusters) // clusters.shape[1])
+        pairs = [_fit_range(part, n_bits, clipping) for part in torch.split(clusters, rows)]
         scale, offset = (torch.cat(column) for column in zip(*pairs, strict=True))
         return scale, offset
     if clipping == "squares" or n_bits == 1:
@@ -100,8 +96,8 @@ def fit_scale(clusters: Tensor, n_bits: int, kind: str = "uniform") -> Tensor:
     Returns:
         (C, 1) float32, positive, representable in float16.
     """
-    at_once = max(1, _chunk(clusters) // clusters.shape[1])
-    scales = [_fit(part.abs(), n_bits, kind) for part in torch.split(clusters, at_once)]
+    rows = max(1, at_once(_CHUNK, clusters) // clusters.shape[1])
+    scales = [_fit(part.abs(), n_bits, kind) for part in torch.split(clusters, rows)]
     return torch.cat(scales).clamp_(SCALE_MIN, SCALE_MAX).to(SCALE_DTYPE).to(torch.float32)
 
 
@@ -132,7 +128,7 @@ def _best_start(v: Tensor, n_bits: int, kind: str) -> Tensor:
 def _refit(v: Tensor, scale: Tensor, n_bits: int, kind: str) -> tuple[Tensor, Tensor]:
     """One alternation: the best scale for the levels that ``scale`` selects, and <v, Q>^2 / <Q, Q>."""
     vq, qq = torch.zeros_like(scale), torch.zeros_like(scale)
-    for part in torch.split(v, _chunk(v), 1):
+    for part in torch.split(v, at_once(_CHUNK, v), 1):
         q = nearest(part / scale, n_bits, kind)
         vq += torch.linalg.vecdot(part, q).unsqueeze(1)
         qq += torch.linalg.vecdot(q, q).unsqueeze(1)

@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mpq.quant.cache import parts
+from mpq.quant.cache import at_once, parts
 from mpq.quant.pack import Held
 from mpq.quant.table import Quantized
 
 _TINY = 1e-30  # keeps 0 / 0 out of rows of zeros
-UNPACKED, UNPACKED_ON_GPU = 1 << 20, 1 << 26  # packed weights that are unpacked at once
+UNPACKED = 1 << 20  # packed weights that are unpacked at once
 EXACT = 1024  # float32 sums of so many products of int8, 127 * 128 at most, stay below 2**24, so no digit is lost
 
 
@@ -147,7 +147,7 @@ def rows_product(
         return _products(rows, row_scale, Quantized(codes, weight.scale, weight.offset), bias, out)
     if out is None:
         out = torch.empty(len(rows), len(codes), device=rows.device)
-    for some in codes.blocks(UNPACKED_ON_GPU if rows.is_cuda else UNPACKED):
+    for some in codes.blocks(at_once(UNPACKED, rows)):
         part_bias = None if bias is None else bias[..., some]
         _products(rows, row_scale, weight.rows(some), part_bias, out[:, some])
     return out
