@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import correlate1d
 
-from mpq.io import NBest
+from mpq.io import BadInput, NBest
 from mpq.rescore.combine import Weights, error_count, n_words
 from mpq.score.wer import check_ids
 
@@ -87,15 +87,15 @@ class ErrorSurface:
 def tune(nbests: Sequence[NBest], refs: Mapping[str, Sequence[str]]) -> Tuned:
     """Finds the weights with the fewest word errors, those of the weights around them counted in.
 
-    Of equally good ones the smallest (sum of absolute values) is taken. The neural LM's weight is tuned only if every
-    hypothesis has its score.
+    Of equally good ones the smallest (sum of absolute values) is taken. The neural LM's weight is tuned if the
+    hypotheses have its scores.
 
     Raises:
-        BadInput: if references and n-best lists are not of the same utterances.
+        BadInput: if references and n-best lists are not of the same utterances, or only some hypotheses have a neural
+            score.
     """
     surface = ErrorSurface(nbests, refs)
-    with_lm = all(hyp.nnlm is not None for nbest in nbests for hyp in nbest.hyps)
-    shares = SHARES if with_lm else (0.0,)
+    shares = SHARES if _have_lm_scores(nbests) else (0.0,)
     last = len(TOTALS) - 1
     best, place = _least(surface, shares, 1.0)
     # acoustic scores of another scale: wider grids, or finer ones
@@ -112,6 +112,18 @@ def smooth(errors: Floats) -> Floats:
     for axis in range(errors.ndim):
         errors = correlate1d(errors, np.array(KERNEL) / sum(KERNEL), axis=axis, mode="nearest")
     return errors
+
+
+def _have_lm_scores(nbests: Sequence[NBest]) -> bool:
+    """Whether the hypotheses have scores of a neural LM: all of them or none."""
+    lacking = [nbest.utt for nbest in nbests for hyp in nbest.hyps if hyp.nnlm is None]
+    if lacking and len(lacking) < (n_hyps := sum(len(nbest.hyps) for nbest in nbests)):
+        n_scored = n_hyps - len(lacking)
+        raise BadInput(
+            f"utterance '{lacking[0]}': a hypothesis has no nnlm, but {n_scored} of {n_hyps} have one; give --lm, which "
+            "scores them all"
+        )
+    return not lacking
 
 
 def _least(surface: ErrorSurface, shares: Sequence[float], unit: float) -> tuple[Weights, int]:

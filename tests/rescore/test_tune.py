@@ -150,6 +150,14 @@ def test_bad_weights_file(tmp_path: Path, text: str, message: str) -> None:
         Weights.read(tmp_path / "w.yaml")
 
 
+def test_scores_of_some_hypotheses_only_are_refused() -> None:
+    nbests, refs = made_up(0)
+    utt, hyps = nbests[7].utt, nbests[7].hyps
+    nbests[7] = NBest(utt, [replace(hyps[0], nnlm=None), *hyps[1:]])
+    with pytest.raises(BadInput, match=rf"^utterance '{utt}': a hypothesis has no nnlm, but \d+ of \d+ have one; give"):
+        tune(nbests, refs)
+
+
 def test_bad_lists() -> None:
     with pytest.raises(BadInput, match="utterance 'u': the n-best list is empty"):
         rerank(NBest("u", []), Weights())
