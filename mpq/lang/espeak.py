@@ -93,6 +93,7 @@ _PHONES = {
     "a2": "AH",
     "A": "AA",
     "A:": "AA",
+    "a:": "AA",
     "0": "AA",
     "0#": "AA",
     "O2": "AA",
@@ -127,6 +128,8 @@ _PHONES = {
     "W~": "AH N",
     "o~": "OW N",
     ";": "",
+    ":": "",
+    "!": "",
     "|": "",
     "||": "",
     "": "",
@@ -157,7 +160,7 @@ def espeak_pronouncer(voice: str = "en-us") -> Callable[[str], list[str]]:
 
     Raises:
         BadInput: the wheel is not installed, or has no such voice; the returned function raises it for a
-            word whose sounds the table does not know.
+            word whose sounds the table does not know, or that has none.
     """
     try:
         import espeakng_loader
@@ -175,16 +178,17 @@ def espeak_pronouncer(voice: str = "en-us") -> Callable[[str], list[str]]:
         raise BadInput(f"espeak has no voice {voice!r}; try en-us")
 
     def pronounce(word: str) -> list[str]:
-        text = ctypes.c_char_p(word.encode())
+        # espeak reads the mark of a word that was broken off (it'-) as a pause, and has strange names for it
+        text = ctypes.c_char_p(word.strip("-'").encode())
         answer = library.espeak_TextToPhonemes(ctypes.byref(text), _UTF8, _NAMED_BY_UNDERSCORE) or b""
         # Stress marks stand before a vowel: ' , and rarely % =
         names = re.split(r"[_\s]+", re.sub(r"[',%=]", "", answer.decode()))
         try:
-            return map_phonemes(names)
+            phones = map_phonemes(names)
         except KeyError as unknown:
-            raise BadInput(
-                f"word {word!r}: espeak says {answer.decode()!r}, and {unknown} is no phone of "
-                "the table; add the word to a dictionary"
-            ) from None
+            raise BadInput(f"{word!r} (espeak says {answer.decode()!r}, and {unknown} is no phone)") from None
+        if not phones:
+            raise BadInput(f"{word!r} (espeak says nothing)")
+        return phones
 
     return pronounce

@@ -152,14 +152,15 @@ def build_lexicon(
         words: the vocabulary.
         dictionaries: looked up in order, a word as it is and in lower case (which `read_dictionary` turns words
             into); the first that has it gives all its pronunciations.
-        pronounce: makes a pronunciation for a word that no dictionary has.
+        pronounce: makes a pronunciation for a word that no dictionary has, or raises `BadInput` with a clause
+            that names the word.
 
     Returns:
         The lexicon, and the words that ``pronounce`` was asked for. Its phones are those of the
         dictionaries, whichever words occur, so that models for different texts fit together.
 
     Raises:
-        BadInput: words without a pronunciation, named.
+        BadInput: words without a pronunciation, all in one message.
     """
     entries: dict[str, Sequence[Sequence[str]]] = {}
     missing = []
@@ -176,10 +177,29 @@ def build_lexicon(
             "or allow espeak to pronounce them"
         )
     if pronounce is not None:
-        entries.update({word: [pronounce(word)] for word in progress(missing, what="pronounce")})
+        entries.update(_pronounce_all(missing, pronounce))
     known = {p for dictionary in dictionaries for variants in dictionary.values() for v in variants for p in v}
     spoken = {p for word in missing for p in entries[word][0]} if pronounce is not None else set()
     return Lexicon(entries, sorted(known | spoken)), missing
+
+
+def _pronounce_all(words: Sequence[str], pronounce: Callable[[str], Sequence[str]]) -> dict[str, list[Sequence[str]]]:
+    """Pronunciations of words; those that cannot be pronounced are told together, not one in every run."""
+    entries: dict[str, list[Sequence[str]]] = {}
+    failed = []
+    for word in progress(words, what="pronounce"):
+        try:
+            entries[word] = [pronounce(word)]
+        except BadInput as problem:
+            failed.append(str(problem))
+    if failed:
+        count = "1 word" if len(failed) == 1 else f"{len(failed)} words"
+        shown = ", ".join(failed[:5]) + (", ..." if len(failed) > 5 else "")
+        raise BadInput(
+            f"{count} outside the dictionaries cannot be pronounced: {shown}; correct the text, or write 'word phone "
+            "phone ...' for each into a file and name it before the others: --dictionary FILE cmudict"
+        )
+    return entries
 
 
 def spell(words: Iterable[str], tokenizer: PathLike) -> Lexicon:

@@ -52,6 +52,35 @@ def test_r_after_an_r_coloured_vowel_is_one_sound() -> None:
     assert map_phonemes(["f", "3:", "r-", "i"]) == ["F", "ER", "IY"]
 
 
+@pytest.mark.parametrize(
+    ("word", "phones"),
+    [
+        ("whaaat", "W AA AE T"),
+        ("aaah", "AA AH"),
+        ("ie", "AY IY"),
+        ("it'-", "IH T"),
+        ("-'bout", "B AW T"),
+        ("i'-", "AY"),
+    ],
+)
+def test_odd_words_are_pronounced(word: str, phones: str) -> None:
+    assert " ".join(espeak_pronouncer()(word)) == phones
+
+
+def test_all_words_that_espeak_cannot_say_are_told_at_once() -> None:
+    with pytest.raises(BadInput) as error:
+        build_lexicon(["a", "'", "--", "it"], [{"a": [("x",)]}], espeak_pronouncer())
+    said = "2 words outside the dictionaries cannot be pronounced: "
+    assert str(error.value).startswith(said + "\"'\" (espeak says nothing), '--' (espeak says nothing); ")
+    assert "--dictionary FILE cmudict" in str(error.value)
+
+    def fail(word: str) -> list[str]:
+        raise BadInput(repr(word))
+
+    with pytest.raises(BadInput, match=r"^7 words outside .*: 'a', 'b', 'c', 'd', 'e', \.\.\.; "):
+        build_lexicon("abcdefg", [], fail)
+
+
 def test_unknown_voice() -> None:
     with pytest.raises(BadInput, match="espeak has no voice 'martian'"):
         espeak_pronouncer("martian")
