@@ -24,6 +24,7 @@ import soundfile
 from local.check import Checks, need_folders, shorten
 from local.fisher import check_fisher, find_fisher, read_fisher
 from local.nxt import Annotations, Speaker, split_sentences
+from local.swbd_text import fisher_words
 from mpq.data.manifests import Spoken, describe_part, measure_audio, write_lines, write_manifests
 from mpq.io import BadInput, progress
 from mpq.score.stm import StmSegment, write_stm
@@ -34,6 +35,11 @@ PARTS = {"train": "train", "dev": "dev", "eval": "test"}  # ours: lhotse's
 FIVE_HEADSETS = ("EN2001a", "EN2001d", "EN2001e")
 DISTANT_MISSING = 2  # distant recordings that the distributed corpus lacks (169 of 171, Kaldi)
 WORDS = {"dev": 94_500, "eval": 90_000}  # of Kaldi's recipe on annotations 1.6.1, rounded
+# Words that keep their hyphen, as in Kaldi's recipe
+_HYPHENATED = {"mm hmm": "mm-hmm", "mm hm": "mm-hmm", "uh huh": "uh-huh"}
+# Fisher's and Switchboard's spellings of what AMI's references call mm-hmm
+_HESITATIONS = {"mhm": "mm-hmm", "mm-hm": "mm-hmm", "um-hum": "mm-hmm", "uh-hum": "mm-hmm"}
+_LETTER = re.compile(r"([b-hj-z])('s|'d|'ll)?")  # a and i are words too
 _SHORTEST = 0.05  # seconds of an utterance
 _LATE = 5.0  # seconds of transcript after the end of the audio that are worth a warning
 _SMOKE = {"train": 150, "dev": 20, "eval": 20}
@@ -60,15 +66,30 @@ def normalize(text: str) -> str:
     """One word as Kaldi's recipe writes it, in lower case: hyphens part words, initials get full stops.
 
     Example:
-        >>> [normalize(word) for word in ("Mm-hmm", "T_V_", "L_C_D", "remote-control")]
-        ['mm-hmm', 't. v.', 'l. c. d.', 'remote control']
+        >>> [normalize(word) for word in ("Mm-hmm", "T_V_", "X_M_L's", "M_P_three", "remote-control")]
+        ['mm-hmm', 't. v.', "x. m. l.'s", 'm. p. three', 'remote control']
     """
-    text = unicodedata.normalize("NFKD", text.lower()).encode("ascii", "ignore").decode()
-    if re.fullmatch(r"(?:[a-z]_)+[a-z]?", text):
-        initials = text.replace("_", "")
-        return "ok" if initials == "ok" else " ".join(f"{letter}." for letter in initials)
-    text = " ".join(re.sub(r"[^a-z0-9']+", " ", text).split())
-    return {"mm hmm": "mm-hmm", "uh huh": "uh-huh"}.get(text, text)
+    text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    words: list[str] = []
+    for token in re.sub(r"[^A-Za-z0-9'_]+", " ", text).split():
+        words += _spell_initials(token) if "_" in token else [token.lower()]
+    text = " ".join(word for word in words if word.strip("'"))
+    return "ok" if text == "o. k." else _HYPHENATED.get(text, text)
+
+
+def _spell_initials(token: str) -> list[str]:
+    """``X_M_L's`` as ``x. m. l.'s``: single letters between underscores get full stops, longer pieces are words.
+
+    Kaldi's recipe writes a full stop for every underscore, so that the last letter has none where an ending follows.
+    Here it has one too and keeps its ending (``D_V_D_s`` is ``d. v. d.s``): a letter is one word, as in CMUdict.
+    """
+    words: list[str] = []
+    for piece in (piece.rstrip("'") for piece in token.split("_")):
+        if words and words[-1].endswith(".") and (piece == "s" or piece.startswith("'")):
+            words[-1] += piece
+        elif piece:
+            words.append(re.sub(r"^([A-Za-z](?=$|')|[A-Z](?=s$))", r"\1.", piece))
+    return [word.lower() for word in words]
 
 
 def find_annotations(folders: Sequence[Path]) -> Annotations:
@@ -294,12 +315,19 @@ def prepare(
 
 
 def _read_fisher(folders: Sequence[Path], limit: int | None) -> list[list[str]]:
-    """Fisher's sentences, if there are any, in AMI's spelling of initials; `limit` conversations."""
+    """Fisher's sentences, if there are any, in AMI's spelling; `limit` conversations."""
+    return list(read_fisher(find_fisher(folders)[:limit], _words_of_fisher))
 
-    def spell(word: str) -> str:
-        return f"{word}." if len(word) == 1 and word.isalpha() and word not in "ai" else word
 
-    return [[spell(word) for word in words] for words in read_fisher(find_fisher(folders)[:limit])]
+def _words_of_fisher(text: str) -> list[str]:
+    """Words of a line of Fisher as AMI's references spell them: initials, hesitations, hyphens."""
+    words: list[str] = []
+    for word in fisher_words(text, _HESITATIONS, stop="."):
+        if letter := _LETTER.fullmatch(word):
+            words.append(f"{letter[1]}.{letter[2] or ''}")
+        else:
+            words += [word] if "." in word else normalize(word).split()
+    return words
 
 
 def _stm_segment(item: Spoken) -> StmSegment:

@@ -6,7 +6,7 @@ Layout: ``data/trans/NNN/fe_03_NNNNN.txt`` with lines ``start end A: words`` and
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from local.check import Checks
@@ -47,8 +47,12 @@ def check_fisher(paths: Sequence[Path], checks: Checks) -> None:
         checks.missing(f"transcripts that {table.name} lists", missing, len(calls))
 
 
-def read_fisher(paths: Sequence[Path]) -> Iterator[list[str]]:
+def read_fisher(paths: Sequence[Path], words_of: Callable[[str], list[str]] = fisher_words) -> Iterator[list[str]]:
     """Yields the words of each line of the transcripts; lines without words are left out.
+
+    Args:
+        paths: the transcripts.
+        words_of: makes the words of a line; by default in Switchboard's spelling.
 
     Raises:
         BadInput: a file that is not UTF-8.
@@ -56,7 +60,7 @@ def read_fisher(paths: Sequence[Path]) -> Iterator[list[str]]:
     for path in paths:
         for _, line in read_lines(path):
             match = _LINE.match(line.strip())
-            if match and (words := fisher_words(match["text"])):
+            if match and (words := words_of(match["text"])):
                 yield words
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from mpq.io import BadInput, read_lines
 from mpq.lang.lexicon import Pronunciations, read_cmudict
 
-_HESITATIONS = {"hmm": "hum", "mmm": "um", "mm": "um", "mhm": "um-hum", "mm-hm": "um-hum", "mm-hmm": "um-hum"}
+HESITATIONS = {"hmm": "hum", "mmm": "um", "mm": "um", "mhm": "um-hum", "mm-hm": "um-hum", "mm-hmm": "um-hum"}
 # Phones of Mississippi State's dictionary that CMUdict does not have
 _PHONES = {"ax": "AH", "el": "AH L", "en": "AH N"}
 _LAUGHED = re.compile(r"^(-?)\[laughter-(.+)\](-?)$", re.IGNORECASE)
@@ -85,7 +85,7 @@ class Speller:
             match = _ACRONYM.match(word)
             letters = match and self._is_spelled(word, match[1])
             lower = f"{' '.join(match[1].lower())}{match[2] or ''}" if match and letters else word.lower()
-            self._known[word] = _HESITATIONS.get(lower, lower)
+            self._known[word] = HESITATIONS.get(lower, lower)
         return self._known[word]
 
     def _is_spelled(self, word: str, letters: str) -> bool:
@@ -111,15 +111,21 @@ class Speller:
         return said, meant
 
 
-def fisher_words(text: str) -> list[str]:
-    """Words for the language model of a line of Fisher's transcripts, without its times and speaker."""
+def fisher_words(text: str, hesitations: Mapping[str, str] = HESITATIONS, stop: str = "") -> list[str]:
+    """Words for the language model of a line of Fisher's transcripts, without its times and speaker.
+
+    Args:
+        text: the line.
+        hesitations: how the corpus that is recognized spells them, by Fisher's spelling.
+        stop: what follows every letter of an acronym that is spelled.
+    """
     text = re.sub(r"\[\[?[^\]]*\]\]?|<[^>]*>", " ", text.lower())  # [laughter] [[skip]] <german (( ja )) >
     words = []
     for token in re.sub(r"[()*?!,]|(?<!\w)'(?=\w[^' ]*')", " ", text).split():
         token = token.strip('"').removesuffix(";")
         if _is_fragment(token) or not re.search(r"[a-z0-9]", token):
             continue
-        words += _letters_of(token).split() if "." in token else [_HESITATIONS.get(token, token)]
+        words += _letters_of(token, stop).split() if "." in token else [hesitations.get(token, token)]
     return words
 
 
@@ -131,18 +137,18 @@ def reference_words(text: str) -> list[str]:
     for token in text.split():
         if token == "@" or _is_fragment(token) or not re.search(r"[a-z0-9]", token):
             continue
-        words += _letters_of(token).split() if "." in token else [_HESITATIONS.get(token, token)]
+        words += _letters_of(token).split() if "." in token else [HESITATIONS.get(token, token)]
     return words
 
 
-def _letters_of(token: str) -> str:
-    """``c._n._n.'s`` as ``c n n's``; a token that is not spelled without its dots."""
+def _letters_of(token: str, stop: str = "") -> str:
+    """``c._n._n.'s`` as ``c n n's``, `stop` after each letter; a token that is not spelled without its dots."""
     match = _SPELLED.match(token)
     if match is None:
         return token.replace(".", "").replace("_", "")
     ending = match[1] or ""
     letters = token[: len(token) - len(ending)] if ending else token
-    return " ".join(re.findall(r"[a-z]", letters)) + ending
+    return " ".join(letter + stop for letter in re.findall(r"[a-z]", letters)) + ending
 
 
 def read_ms98_dictionary(path: Path) -> tuple[Pronunciations, Pronunciations]:

@@ -24,6 +24,8 @@ sets=(dev eval)
 systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit lstm-{2,1}bit-rounded)
 given_corpus --mic "$mic" --nj "$nj"
 disk=20 memory=8 prune=1e-7
+# counting the trigrams of Fisher's 22 million words takes about 6 to 7 GB, beside what else runs
+[ -z "$(find -H "${corpus_dirs[@]}" -name 'fe_03_*.txt' -print -quit 2> /dev/null)" ] || memory=12
 if [ "$smoke" = true ]; then
   prune=1e-5 disk=1 memory=4 lms=(lstm) systems=(lstm-2bit)
   small_am=(--fit.epochs 2 --fit.average 0 --max_frames 4000 --model.hidden 48 --model.bottleneck 16 --model.first_bottleneck 16
@@ -43,9 +45,9 @@ if stage 2; then make_features "$speeds"; fi
 
 if stage 3; then
   step ngram --in "$exp"/data/lm/{ami,fisher,dev}.txt --out "$exp/ngram/mixed.arpa" -- mix_ngrams "$exp" ami 3 "$prune"
-  step lang --in conf/lang.yaml "$exp/data/lm/train.txt" "$exp"/data/{train,dev}/text "$exp/ngram/mixed.arpa" \
+  step lang --in conf/{lang.yaml,dict.txt} "$exp/data/lm/train.txt" "$exp"/data/{train,dev}/text "$exp/ngram/mixed.arpa" \
     --out "$exp"/lang/{lexicon.txt,tokenizer.model,lm.arpa,HLG.fst} \
-    -- mpq lang --config conf/lang.yaml --text "$exp/data/lm/train.txt" --transcripts "$exp"/data/{train,dev}/text \
+    -- mpq lang --config conf/lang.yaml --dictionary conf/dict.txt cmudict --text "$exp/data/lm/train.txt" --transcripts "$exp"/data/{train,dev}/text \
       --arpa "$exp/ngram/mixed.arpa" --out "$exp/lang" --acoustic-units "$acoustic_units"
 fi
 

@@ -17,10 +17,13 @@ from local import ami
 from local.nxt import Token, split_sentences
 from mpq.data.manifests import Spoken
 from mpq.io import BadInput, read_lines, read_text
+from mpq.lang.lexicon import build_lexicon, read_cmudict, read_dictionary
+from mpq.score.glm import read_glm
 from mpq.score.stm import read_stm
 from tests.corpora.ami import MEETINGS, zip_annotations
 
 MANUAL = "ami_public_manual_1.6.2"
+CONF = Path(__file__).parents[2] / "egs" / "ami" / "conf"
 
 
 @pytest.fixture
@@ -83,6 +86,54 @@ def test_text_is_normalized_as_kaldi_does(data: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("word", "spelled"),
+    [
+        ("X_M_L_", "x. m. l."),
+        ("X_M_L", "x. m. l."),
+        ("X_M_L's", "x. m. l.'s"),
+        ("X_M_L_'s", "x. m. l.'s"),
+        ("D_V_D_s", "d. v. d.s"),
+        ("D_V_Ds'", "d. v. d.s"),
+        ("U_S_S_", "u. s. s."),
+        ("U_S_S", "u. s. s."),
+        ("M_P_three", "m. p. three"),
+        ("M_P_3-player", "m. p. 3 player"),
+        ("T_V-like", "t. v. like"),
+        ("remote_control", "remote control"),
+        ("O_K", "ok"),
+        ("Mm-hm", "mm-hmm"),
+        ("'", ""),
+        ("it '", "it"),
+        ("'Kay", "'kay"),
+    ],
+)
+def test_words_have_one_spelling(word: str, spelled: str) -> None:
+    assert ami.normalize(word) == spelled
+
+
+def test_hums_and_letters_are_pronounced_by_the_recipes_dictionary() -> None:
+    words = ["mm-hmm", "mmm", "tch", "uh-huh", "hmm", "x.", "l.'s", "d.s", "f.s", "v.'ll"]
+    dictionaries = [read_dictionary(CONF / "dict.txt"), read_cmudict()]
+    lexicon, guessed = build_lexicon(words, dictionaries)
+    assert guessed == [] and len(lexicon.phones) == 39, "no phone that CMUdict does not have"
+
+    def said(word: str) -> list[str]:
+        return [" ".join(lexicon.phones[p - 1] for p in variant) for variant in lexicon.pronunciations(word)]
+
+    assert said("mm-hmm") == ["M HH M", "AH M HH AH M"] and said("mmm") == ["M"] and said("tch") == ["T"]
+    assert said("l.'s") == ["EH L Z"] and said("f.s") == ["EH F S"] and said("v.'ll") == ["V IY AH L"]
+    assert "CMUdict" in (CONF / "dict.txt").read_text().splitlines()[0], "comments are no words"
+    assert not [word for word in dictionaries[0] if not word[0].isalnum() and word[0] != "'"]
+
+
+def test_spellings_of_one_word_are_scored_as_one() -> None:
+    glm = read_glm(CONF / "ami.glm", "ctm")
+    for spelling in ("um-hum", "uh-hum", "mhm", "mm-hm", "mm hm", "mm hmm"):
+        assert glm.apply(f"so {spelling} it") == glm.apply("so mm-hmm it")
+    assert glm.apply("so mm it") != glm.apply("so mm-hmm it")
+
+
 def test_reference_and_language_model_text(data: Path) -> None:
     segments = read_stm(data / "dev" / "stm")
     texts = read_text(data / "dev" / "text")
@@ -99,12 +150,16 @@ def test_fisher_adds_to_the_language_model_text(ami_dir: Path, data: Path, tmp_p
     assert (data / "lm" / "train.txt").read_bytes() == (data / "lm" / "ami.txt").read_bytes()
     transcript = tmp_path / "LDC2004T19" / "data" / "trans" / "000" / "fe_03_00001.txt"
     transcript.parent.mkdir(parents=True)
-    transcript.write_text("# fe_03_00001.sph\n\n1.00 2.00 A: we watched t._v. [laughter]\n\n2.50 3.00 B: i see\n")
+    transcript.write_text(
+        "# fe_03_00001.sph\n\n1.00 2.00 A: we watched t._v. [laughter]\n\n2.50 3.00 B: i see\n"
+        "3.10 3.50 A: mhm mm-hm hmm mm twenty-two c._n._n.'s a b\n"
+    )
     folders = [ami_dir, tmp_path / "LDC2004T19"]
     said = ami.prepare(tmp_path / "out", corpus_dirs=folders, partial=True)
     lines = (tmp_path / "out" / "lm" / "train.txt").read_text().splitlines()
-    assert said.endswith("; 2 sentences of Fisher") and lines[-2:] == ["we watched t. v.", "i see"]
-    assert lines[:-2] == (data / "lm" / "ami.txt").read_text().splitlines()
+    assert said.endswith("; 3 sentences of Fisher") and lines[-3:-1] == ["we watched t. v.", "i see"]
+    assert lines[-1] == "mm-hmm mm-hmm hmm mm twenty two c. n. n.'s a b.", "words that AMI's references hold"
+    assert lines[:-3] == (data / "lm" / "ami.txt").read_text().splitlines()
     with pytest.raises(BadInput, match="Fisher: transcripts: 1, expected 11699"):
         ami.check(corpus_dirs=folders)
 

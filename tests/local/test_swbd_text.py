@@ -74,6 +74,12 @@ def test_fisher(text: str, words: str) -> None:
     assert fisher_words(text) == words.split()
 
 
+def test_fisher_in_the_spelling_of_another_corpus() -> None:
+    text = "mhm hmm c._n._n.'s and p. c.s t._v i"
+    words = fisher_words(text, {"mhm": "mm-hmm"}, stop=".")
+    assert " ".join(words) == "mm-hmm hmm c. n. n.'s and p. c.s t. v. i"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -34,6 +34,19 @@ def test_xml_that_breaks_off_is_refused_before_anything_is_computed(ami_dir: Pat
     refuses(recipe, f"{archive}/words/ES2011a.B.words.xml:10: not well-formed XML (no element found)")
 
 
+def test_what_stages_ask_for(tmp_path: Path) -> None:
+    """Hums are in no other dictionary; Fisher's trigrams take more memory."""
+    recipe = Recipe("ami", tmp_path / "exp", "--corpus-dir", str(tmp_path), "--dry-run")
+    recipe.command.remove("--smoke")
+    printed = recipe.finish()
+    assert " --dictionary conf/dict.txt cmudict " in printed and " --memory-gb 8\n" in printed
+    transcript = tmp_path / "fisher" / "data" / "trans" / "000" / "fe_03_00001.txt"
+    transcript.parent.mkdir(parents=True)
+    transcript.touch()
+    assert " --memory-gb 12\n" in recipe.finish()
+    assert " --memory-gb 4\n" in recipe.finish("--smoke")
+
+
 def test_several_gpus_train_one_acoustic_model(tmp_path: Path) -> None:
     stage = ("--stage", "4", "--stop-stage", "4", "--dry-run")
     printed = Recipe("ami", tmp_path / "exp", "--corpus-dir", str(tmp_path), "--gpus", "4", *stage).finish()
