@@ -18,6 +18,7 @@ from mpq.io import BadInput, atomic_write, read_lines
 from mpq.score.glm import read_glm
 from mpq.score.stm import StmSegment, read_stm
 
+SLACK = 0.5  # seconds that a transcript may go on after its audio has ended
 _MENDED = re.compile(r"<[BE]_ASIDE>")
 _CHANNELS = {"1": "A", "2": "B", "A": "A", "B": "B"}
 _GAP = "inter_segment_gap"  # RT03's name of a speaker who is nobody
@@ -123,12 +124,32 @@ def _check_pem(path: Path, segments: Sequence[StmSegment], checks: Checks) -> No
         checks.lacking(f"{path}: {len(strange)} segments of the STM file are not in it: {shorten(strange)}")
 
 
-def spoken(segments: Iterable[StmSegment], files: Mapping[str, Path]) -> list[Spoken]:
+def check_times(segments: Iterable[StmSegment], lengths: Mapping[str, float], checks: Checks) -> None:
+    """Every segment must begin in its audio and end at most `SLACK` after it; the others go to `checks`.
+
+    Args:
+        segments: as `read_segments` gave them.
+        lengths: seconds of each good file by recording; of the others something else has been said.
+        checks: told of what is wrong.
+    """
+    problems = []
+    for item in segments:
+        length = lengths.get(item.recording)
+        if length is not None and (item.start >= length or item.end > length + SLACK):
+            where = f"{item.recording} {item.channel} from {item.start:g} to {item.end:g} s"
+            problems.append(f"segment of the STM file {where}, but its audio lasts {length:.2f} s")
+    checks.extend(problems)
+
+
+def spoken(segments: Iterable[StmSegment], files: Mapping[str, Path], lengths: Mapping[str, float]) -> list[Spoken]:
     """Utterances of scored segments; one without a word in the reference has ``uh``, which scoring does not see.
+
+    A segment that goes on after the end of its audio is cut there; its id keeps the times of the STM file.
 
     Args:
         segments: as `read_segments` gave them.
         files: two-channel files by recording.
+        lengths: their seconds.
     """
     items = []
     for item in segments:
@@ -136,7 +157,7 @@ def spoken(segments: Iterable[StmSegment], files: Mapping[str, Path]) -> list[Sp
         side = f"{item.recording}-{channel}"
         utt = f"{side}_{round(100 * item.start):06d}-{round(100 * item.end):06d}"
         text = " ".join(reference_words(item.text)) or "uh"
-        where = (item.recording, item.start, item.end, "AB".index(channel), 2)
+        where = (item.recording, item.start, min(item.end, lengths[item.recording]), "AB".index(channel), 2)
         items.append(Spoken(utt, side, files[item.recording], text, *where))
     return items
 

@@ -14,8 +14,8 @@ from lhotse import load_manifest
 from local import swbd
 from local.check import Checks
 from local.fisher import find_fisher, read_fisher
-from local.swbd_parts import read_speakers, walk
-from mpq.data.sphere import read_sphere_channels
+from local.swbd_parts import find_parts, read_speakers, walk
+from mpq.data.sphere import inspect_sphere, read_sphere_channels
 from mpq.io import BadInput, read_text
 from mpq.score.stm import read_stm
 from tests.corpora.sphere import sphere
@@ -177,6 +177,74 @@ def test_audio_and_transcripts_must_fit(folders: list[Path], capsys: pytest.Capt
     swbd.check(corpus_dirs=folders, partial=True)
     warning = capsys.readouterr().err
     assert "sw02010.sph" in warning and "no transcripts of sw2039, which are left out" in warning
+
+
+def silent_copies(folders: list[Path], transcribed: int, recorded: int) -> None:
+    """Adds conversations of nobody: empty transcripts of `transcribed`, and links as audio of `recorded`."""
+    source = next(folders[0].rglob("sw02010.sph"))
+    trans = next(folders[1].rglob("sw2010A-ms98-a-trans.text"))
+    for number in range(3000, 3000 + transcribed):
+        for side in "AB":
+            trans.with_name(f"sw{number}{side}-ms98-a-trans.text").touch()
+        if number < 3000 + recorded:
+            source.with_name(f"sw0{number}.sph").symlink_to(source)
+
+
+def pairs(folders: list[Path]) -> Checks:
+    """What is said of transcripts and audio."""
+    checks = Checks()
+    swbd._check_pairs(find_parts(folders, Checks(partial=True)), checks)
+    return checks
+
+
+def test_few_transcripts_without_audio_are_left_out(folders: list[Path]) -> None:
+    silent_copies(folders, 2438 - len(CALLS), 2435 - len(CALLS))  # releases of LDC97S62 that have 2,435 files
+    lacking = [f"sw0{3000 + 2435 - len(CALLS) + more}.sph" for more in range(3)]
+    checks = pairs(folders)
+    assert checks.problems == [] and checks.warnings == [
+        f"transcripts whose audio is not there, left out: {', '.join(lacking)}"
+    ]
+    for number in range(3000, 3009):  # 12 of 2,438 are 0.5 %
+        next(folders[0].rglob(f"sw0{number}.sph")).unlink()
+    assert pairs(folders).problems == []
+    next(folders[0].rglob("sw03009.sph")).unlink()
+    assert [problem.partition(" missing")[0] for problem in pairs(folders).problems] == [
+        "LDC97S62: .sph files: 2425, expected 2435 or 2438",
+        "13 files of LDC97S62 that have a transcript",
+    ]
+
+
+def test_half_a_corpus_that_lacks_a_file_is_half_a_corpus(folders: list[Path]) -> None:
+    silent_copies(folders, 1000, 999)
+    assert pairs(folders).problems == ["LDC97S62: .sph files: 1004, expected 2435 or 2438"]
+
+
+def test_segments_that_end_a_little_after_their_audio_are_cut(folders: list[Path], tmp_path: Path) -> None:
+    stm = folders[3] / "2000_hub5_eng_eval_tr" / "reference" / "hub5e00.english.000405.stm"
+    lines = stm.read_text().splitlines()
+    last = max(index for index, line in enumerate(lines) if line.startswith("sw_") and "IGNORE" not in line)
+    recording, *fields = lines[last].split()
+    length = inspect_sphere(next(folders[2].rglob(f"{recording}.sph")), swbd.RATE, 2) / swbd.RATE
+    fields[3] = f"{length + 0.4:.2f}"
+    lines[last] = " ".join([recording, *fields])
+    stm.write_text("\n".join(lines) + "\n")
+    swbd.prepare(tmp_path / "out", corpus_dirs=folders, partial=True)
+    cuts = load_manifest(tmp_path / "out" / "eval2000" / "cuts.jsonl.gz")
+    (cut,) = (cut for cut in cuts if cut.id.endswith(f"-{100 * (length + 0.4):06.0f}"))
+    assert cut.recording_id == recording and cut.end == pytest.approx(length)
+    assert fields[3] in (tmp_path / "out" / "eval2000" / "stm").read_text(), "what is scored stays as it is"
+    fields[3] = f"{length + 0.6:.2f}"
+    beyond = [recording, fields[0], fields[1], f"{length + 0.1:.2f}", f"{length + 0.2:.2f}", *fields[4:]]
+    stm.write_text("\n".join([*lines[:last], " ".join([recording, *fields]), " ".join(beyond)]) + "\n")
+    next(folders[0].rglob("sw02010.sph")).write_bytes(b"NIST_1A")
+    message = complaint(folders)
+    for expected in (
+        f"segment of the STM file {recording} {fields[0]} from {float(fields[2]):g} to {float(fields[3]):g} s, but its "
+        f"audio lasts {length:.2f} s",
+        f"from {float(beyond[3]):g} to {float(beyond[4]):g} s, but its audio lasts",
+        "sw02010.sph: ",
+    ):
+        assert expected in message
 
 
 def test_references_without_recordings(folders: list[Path]) -> None:
