@@ -161,10 +161,12 @@ def _quantize_lm(args: Namespace) -> str:
 
     from mpq.cli._device import find_device
     from mpq.lm import load_float_lm, perplexity, save_lm
+    from mpq.lm.files import check_units_copy
     from mpq.quant import quantize_model
     from mpq.train.lm import LmTexts
 
     lm = load_float_lm(args.model, args.tokenizer)
+    check_units_copy(lm.tokenizer, args.out)
     plan = _plan(args, lm.model)
     texts = None
     if args.dev:

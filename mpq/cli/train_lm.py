@@ -40,12 +40,14 @@ def run(args: Namespace) -> None:
     from mpq.data.lmtext import load_tokenizer
     from mpq.io import check_writable
     from mpq.lm import save_lm
+    from mpq.lm.files import check_units_copy
     from mpq.train.lm import LmTexts, LmTrainConfig, train_lm
 
     check_writable(Path(args.out, "model.mpq"))
     started = time.monotonic(), time.process_time()
     config = make_config(LmTrainConfig, args)
     tokenizer = load_tokenizer(args.tokenizer)
+    check_units_copy(tokenizer, Path(args.out, "model.mpq"))
     texts = LmTexts.open(args.train, args.dev, tokenizer, args.cache or Path(args.train).parent / "units")
     model, result = train_lm(config, texts, args.out)
     path = Path(args.out) / "model.mpq"

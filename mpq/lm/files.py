@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from mpq.data.lmtext import Tokenizer, load_tokenizer
-from mpq.io import BadInput, PathLike
+from mpq.io import BadInput, PathLike, sha256_file
 from mpq.io.files import atomic_path
 from mpq.lm.model import ARCHITECTURES, LanguageModel, LmConfig, build_lm
 from mpq.quant import BitPlan, load_weights_into, model_path, read_model_file, save_model, uniform_plan, without_numbers
 from mpq.quant.plan import FLOAT_BITS
+
+UNIT_FILES = ("tokenizer.model", "words.txt")  # of sentencepiece and of words, in the order of `load_tokenizer`
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,15 @@ def save_lm(
         tokenizer: its units.
         plan: the plan of a quantized model.
         extra: figures of its training, for `mpq inspect`.
+
+    Raises:
+        BadInput: as `check_units_copy`.
     """
-    copy_tokenizer(tokenizer, path)
+    check_units_copy(tokenizer, path)
     plan = plan or uniform_plan(model, 32)
+    # The model before its units: killed in between, the same command finds a model of its own there, and goes on.
     save_model(path, model, model.config.arch, asdict(model.config), plan, tokenizer.hash, extra)
+    copy_tokenizer(tokenizer, path)
 
 
 def load_float_lm(path: PathLike, tokenizer: PathLike | None = None) -> LoadedLm:
@@ -73,12 +80,54 @@ def load_float_lm(path: PathLike, tokenizer: PathLike | None = None) -> LoadedLm
     return lm
 
 
+def check_units_copy(tokenizer: Tokenizer, path: PathLike) -> None:
+    """Refuses a folder in which a copy of the units would harm; call it before long work.
+
+    Other units may be there if the model `path`, which is to be written anew, is alone with them: a recipe makes its
+    units and all models anew in the same folders. A word list without a model stays beside a `tokenizer.model`.
+
+    Args:
+        tokenizer: units of the model to write.
+        path: the `*.mpq` or `*.onnx` file to write.
+
+    Raises:
+        BadInput: there are other units, which another model there or a folder of `mpq lang` needs.
+    """
+    found = _units_beside(path)
+    if not found or sha256_file(found[0]) == tokenizer.hash:
+        return
+    path = Path(path)
+    others = [file.name for file in path.parent.glob("[!.]*") if file.suffix in (".mpq", ".onnx") and file != path]
+    added = _copy_path(tokenizer, path) not in found and tokenizer.kind == "sentencepiece"
+    replaced = path.exists() and not (path.parent / "phones.txt").exists()
+    if others or not (added or replaced):
+        needed, way_out = (f", needed by {min(others)}", "") if others else ("", ", or remove it if nothing needs it")
+        raise BadInput(
+            f"{found[0]}: holds other units than {tokenizer.path}{needed}; give --out another folder{way_out}"
+        )
+
+
 def copy_tokenizer(tokenizer: Tokenizer, path: PathLike) -> None:
-    """Copies a tokenizer to where `load_tokenizer` finds it: into the folder of the model `path`."""
-    copy = Path(path).parent / ("tokenizer.model" if tokenizer.kind == "sentencepiece" else "words.txt")
-    if copy.resolve() != tokenizer.path.resolve():
-        with atomic_path(copy) as temporary:
-            shutil.copyfile(tokenizer.path, temporary)
+    """Copies a tokenizer to where `load_tokenizer` finds it: into the folder of the model `path`.
+
+    What is there is replaced; see `check_units_copy`.
+    """
+    found, copy = _units_beside(path), _copy_path(tokenizer, path)
+    if found and sha256_file(found[0]) == tokenizer.hash:
+        return
+    with atomic_path(copy) as temporary:
+        shutil.copyfile(tokenizer.path, temporary)
+    if found and tokenizer.kind == "words":  # a tokenizer.model would be taken for its units
+        copy.with_name(UNIT_FILES[0]).unlink(missing_ok=True)
+
+
+def _units_beside(path: PathLike) -> list[Path]:
+    """Unit files in the folder of a model, first the one that `load_tokenizer` takes."""
+    return [file for name in UNIT_FILES if (file := Path(path).parent / name).exists()]
+
+
+def _copy_path(tokenizer: Tokenizer, path: PathLike) -> Path:
+    return Path(path).parent / UNIT_FILES[0 if tokenizer.kind == "sentencepiece" else 1]
 
 
 def load_lm(path: PathLike, tokenizer: PathLike | None = None, packed: bool = False) -> LoadedLm:

@@ -16,7 +16,7 @@ import torch
 from onnx import TensorProto, helper
 
 from mpq.io import PathLike
-from mpq.lm.files import LoadedLm, copy_tokenizer
+from mpq.lm.files import LoadedLm, check_units_copy, copy_tokenizer
 from mpq.lm.model import LanguageModel, TransformerLm
 from mpq.quant.onnx import OnnxExport, run_onnx, write_onnx
 from mpq.quant.onnx_layers import LayerGraph
@@ -37,8 +37,9 @@ def export_lm(lm: LoadedLm, path: PathLike, activations: int | None = None, min_
 
     Raises:
         BadInput: the installed onnxruntime has no kernel for these codes or gives other scores than `lm`, the groups of
-            scales do not fit, or the file would be too large.
+            scales do not fit, the file would be too large, or the folder holds other units (`check_units_copy`).
     """
+    check_units_copy(lm.tokenizer, path)
     model = build_onnx(lm, activations or lm.plan.a_bits, min_width)
     done = write_onnx(path, model, lambda data: score_difference(lm, data), "scores of sentences")
     copy_tokenizer(lm.tokenizer, path)

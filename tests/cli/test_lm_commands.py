@@ -85,6 +85,22 @@ def test_folders_and_names_of_options(lm: Path, tmp_path: Path, mpq: Mpq) -> Non
     assert not (tmp_path / "x").exists()
 
 
+def test_other_units_in_the_output_folder_are_kept(lm: Path, tmp_path: Path, mpq: Mpq) -> None:
+    """Told before any training: the training text is looked at after that."""
+    (tmp_path / "lang").mkdir()
+    for name in ("words.txt", "phones.txt"):
+        (tmp_path / "lang" / name).write_text("other\nwords\n")
+    for command in (
+        "train-lm --train none.txt --dev none.txt --tokenizer words.txt --out lang",
+        "quantize --model lm --bits 2 --train ste --text none.txt --dev none.txt --out lang/q.mpq",
+        "quantize --model lm --bits 2 --out lang/q.mpq",
+        "export --model lm --out lang/q.onnx",
+    ):
+        assert "lang/words.txt: holds other units than" in mpq.fail(command), command
+    assert sorted(path.name for path in (tmp_path / "lang").iterdir()) == ["phones.txt", "words.txt"]
+    assert (tmp_path / "lang/words.txt").read_text() == "other\nwords\n"
+
+
 def test_bad_input_is_one_line(lm: Path, tmp_path: Path, mpq: Mpq) -> None:
     good = {"utt": "u1", "hyps": [{"text": "the king", "am": -1.0, "lm": -1.0}]}
     (tmp_path / "good.jsonl").write_text(json.dumps(good) + "\n")
