@@ -226,7 +226,7 @@ class LmText:
             total += len(cut_by_tokens(-np.sort(-lengths), batch_tokens))
         return total
 
-    def batches(self, batch_tokens: int, seed: int, epoch: int) -> Iterator[LmBatch]:
+    def batches(self, batch_tokens: int, seed: int, epoch: int, skip: int = 0) -> Iterator[LmBatch]:
         """All sentences once, in batches of similar length, in an order that (seed, epoch) fixes.
 
         Windows of the text come in random order; within a window, sentences of equal length are mixed and
@@ -236,6 +236,7 @@ class LmText:
             batch_tokens: most tokens of a batch, padding included.
             seed: of the run.
             epoch: from 0.
+            skip: leave out the first so many batches; they are not even made.
         """
         rng = np.random.default_rng((seed, epoch))
         for first in rng.permutation(np.arange(0, self.n_sentences, WINDOW)):
@@ -243,10 +244,11 @@ class LmText:
             lengths = np.diff(starts) + 1
             order = np.lexsort((rng.random(len(lengths)), -lengths))
             cuts = cut_by_tokens(lengths[order], batch_tokens)
-            for i in rng.permutation(len(cuts)):
+            for i in rng.permutation(len(cuts))[skip:]:
                 begin, end = cuts[i]
                 sentences = [units[starts[s] : starts[s + 1]].tolist() for s in order[begin:end]]
                 yield pad_sentences(sentences, self.tokenizer.bos, self.tokenizer.eos)
+            skip = max(0, skip - len(cuts))
 
 
 def open_lm_text(path: PathLike, tokenizer: Tokenizer, cache_dir: PathLike) -> LmText:

@@ -15,7 +15,8 @@ class FitConfig:
     """How to train.
 
     Attributes:
-        epochs: passes over the training data.
+        epochs: passes over the training data, or over the parts of it that an `epoch_part` says; a killed run goes on
+            after the last one that it finished.
         lr: peak learning rate of AdamW.
         warmup: part of all steps (0 to 1) in which the learning rate grows linearly from 0 to `lr`.
         schedule: what follows the warm-up: `linear` or `cosine` decay to 0, or `constant`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,17 @@ class LmTrainConfig:
         model: its kind and size.
         fit: epochs, learning rate, seed and so on.
         batch_tokens: most tokens of a batch, padding included.
+        epoch_part: part (above 0, up to 1) of the training text that an epoch takes, each the next part of it. A
+            checkpoint is written after every epoch: with a twentieth and 20 epochs a kill costs a twentieth of a pass.
     """
 
     model: LmConfig = field(default_factory=LmConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     batch_tokens: int = 1024
+    epoch_part: float = 1.0
 
     def __post_init__(self) -> None:
-        check_ranges(self, batch_tokens="[1, inf)")
+        check_ranges(self, batch_tokens="[1, inf)", epoch_part="(0, 1]")
 
 
 @dataclass
@@ -94,7 +97,8 @@ class LmTask:
         distill: weight of the Kullback-Leibler divergence from the teacher (Hinton et al. 2015, temperature 1), 0 to 1;
             cross entropy has the rest.
         epoch_part: part of the batches that an epoch takes: with a quarter, four epochs are one pass over the text,
-            which is shuffled anew for each pass.
+            which is shuffled anew for each pass. An epoch begins where the last one ended: parts of whatever size take
+            every sentence once in a pass.
     """
 
     def __init__(
@@ -125,9 +129,10 @@ class LmTask:
         """Every n-th batch of the epoch for each of n processes."""
         rank, processes = world()
         size = self.steps_per_epoch() * processes
-        passes, part = divmod(epoch, max(1, self._n_pass // size))
-        batches = self._texts.train.batches(self._batch_tokens, self._seed, passes)
-        return islice(batches, part * size + rank, (part + 1) * size, processes)
+        first, skip = divmod(epoch * size, self._n_pass)
+        text, n_tokens = self._texts.train, self._batch_tokens
+        passes = (text.batches(n_tokens, self._seed, number, 0 if number > first else skip) for number in count(first))
+        return islice(chain.from_iterable(passes), rank, size, processes)
 
     def loss(self, model: nn.Module, batch: LmBatch, done: float) -> Tensor:
         """Mean over the units of the batch."""
@@ -152,7 +157,8 @@ def train_lm(config: LmTrainConfig, texts: LmTexts, exp_dir: str | Path) -> tupl
     """Trains a float language model; `exp_dir` takes checkpoints and logs, and a killed run continues from there."""
     torch.manual_seed(config.fit.seed)
     model = build_lm(config.model, len(texts.train.tokenizer))
-    task = LmTask(f"train {config.model.arch}", model, texts, config.batch_tokens, config.fit.seed)
+    name, part = f"train {config.model.arch}", config.epoch_part
+    task = LmTask(name, model, texts, config.batch_tokens, config.fit.seed, epoch_part=part)
     return model, fit(task, config.fit, exp_dir, key={"config": asdict(config), "texts": texts.key})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,31 @@ def test_resumed_equals_uninterrupted(
     assert len(result.history) == 3
 
 
+@pytest.mark.parametrize("arch", sorted(SIZES))
+def test_killed_within_a_pass_it_goes_on_there(
+    arch: str, texts: LmTexts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = LmTrainConfig(SIZES[arch], FitConfig(epochs=6, lr=0.02), batch_tokens=128, epoch_part=0.25)
+    whole, _ = train_lm(options, texts, tmp_path / "whole")
+    loss, steps = LmTask.loss, []
+
+    def count(self: LmTask, model: nn.Module, batch: LmBatch, done: float) -> torch.Tensor:
+        steps.append(batch.inputs.tolist())
+        if len(steps) == kill_at:
+            raise KeyboardInterrupt
+        return loss(self, model, batch, done)
+
+    monkeypatch.setattr(LmTask, "loss", count)
+    n = LmTask("x", whole, texts, 128, 1, epoch_part=0.25).steps_per_epoch()
+    kill_at = 3 * n + 2  # in the fourth part
+    with pytest.raises(KeyboardInterrupt):
+        train_lm(options, texts, tmp_path / "killed")
+    seen, steps[:], kill_at = steps[: 3 * n], [], 0
+    resumed, result = train_lm(options, texts, tmp_path / "killed")
+    assert torch.equal(weights(resumed), weights(whole)) and len(result.history) == 6
+    assert len(steps) == 3 * n and not any(batch in steps[:n] for batch in seen), "the rest of the pass, nothing twice"
+
+
 def test_other_data_starts_anew(texts: LmTexts, tmp_path: Path) -> None:
     train_lm(config("lstm", 1), texts, tmp_path / "exp")
     swapped = LmTexts(texts.dev, texts.dev)
@@ -148,17 +174,34 @@ def test_processes_share_the_batches(texts: LmTexts, monkeypatch: pytest.MonkeyP
 def test_bad_options(options: dict[str, float], says: str) -> None:
     with pytest.raises(BadInput, match=says):
         QuantTrainConfig(**options)  # type: ignore[arg-type]
+    if "distill" not in options:
+        with pytest.raises(BadInput, match=says):
+            LmTrainConfig(**options)  # type: ignore[arg-type]
 
 
-def test_parts_of_a_pass(texts: LmTexts) -> None:
-    whole, part = (LmTask("x", build_lm(SIZES["lstm"], 12), texts, 64, 1, epoch_part=share) for share in (1.0, 0.3))
-    n_whole = whole.steps_per_epoch()
-    assert part.steps_per_epoch() == int(0.3 * n_whole) < n_whole
-    passes = [[batch.inputs.tolist() for batch in whole.batches(epoch)] for epoch in (0, 1)]
-    parts = [[batch.inputs.tolist() for batch in part.batches(epoch)] for epoch in range(4)]
-    n = part.steps_per_epoch()
-    assert [*parts[0], *parts[1], *parts[2]] == passes[0][: 3 * n], "no sentence twice in a pass"
-    assert parts[3] == passes[1][:n] != parts[0]
+@pytest.mark.parametrize("share", [0.3, 0.25, 0.05, 0.001])
+def test_parts_of_whatever_size_take_every_batch_once_in_a_pass(texts: LmTexts, share: float) -> None:
+    whole, part = (LmTask("x", build_lm(SIZES["lstm"], 12), texts, 64, 1, epoch_part=p) for p in (1.0, share))
+    n_whole, n = whole.steps_per_epoch(), part.steps_per_epoch()
+    assert n == max(1, int(share * n_whole)) < n_whole
+    passes = [batch.inputs.tolist() for epoch in (0, 1) for batch in whole.batches(epoch)]
+    parts = [[batch.inputs.tolist() for batch in part.batches(epoch)] for epoch in range(2 * n_whole // n)]
+    assert {len(batches) for batches in parts} == {n}
+    assert [batch for batches in parts for batch in batches] == passes[: len(parts) * n]
+    sentences = [tuple(row) for batch in passes[:n_whole] for row in batch]
+    assert len(sentences) == texts.train.n_sentences and passes[:n_whole] != passes[n_whole:]
+
+
+def test_parts_train_as_a_whole_pass(texts: LmTexts, tmp_path: Path) -> None:
+    results = []
+    for epochs, share in ((1, 1.0), (4, 0.25)):
+        options = config("lstm", epochs)
+        options.epoch_part = share
+        options.model = replace(options.model, dropout=0.0)  # it is drawn anew for each epoch
+        model, result = train_lm(options, texts, tmp_path / str(epochs))
+        assert len(result.history) == epochs == result.best_epoch
+        results.append((weights(model), result.history[-1]["step"]))
+    assert results[0][1] == results[1][1] and torch.equal(results[0][0], results[1][0])
 
 
 @pytest.mark.parametrize("arch", sorted(SIZES))
