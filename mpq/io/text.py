@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from unicodedata import category
+from unicodedata import category, normalize
 
 from mpq.io.errors import BadInput
 from mpq.io.files import PathLike, atomic_write, read_lines
 
 # Kaldi splits on ASCII blanks only: a no-break or ideographic space is part of a word.
 _WORD = re.compile(r"[^ \t\r\f\v\n]+")
+_APOSTROPHES = dict.fromkeys(map(ord, "\u2018\u2019\u02bc\uff07"), "'")  # quotation marks, letter, full width
 
 
 def is_json(line: str) -> bool:
@@ -39,7 +40,14 @@ def strip_punctuation(word: str) -> str:
     return word[first:last]
 
 
+def straighten(word: str) -> str:
+    """A word with ASCII apostrophes in place of typographic ones."""
+    return word.translate(_APOSTROPHES)
+
+
 WRITINGS: dict[str, Callable[[str], str]] = {
+    "in Unicode's form NFC": lambda word: normalize("NFC", word),  # one letter with its accents is one code
+    "with straight apostrophes": straighten,
     "in lower case": str.lower,
     "in upper case": str.upper,
     "without punctuation": strip_punctuation,
