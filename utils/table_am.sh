@@ -6,7 +6,8 @@
 # A row is MODEL-wWaA: weights of W bits, activations of A, trained by straight-through estimation from the float model.
 #   MODEL-METHOD-wWaA   bits of every matrix by METHOD, W on average: kl hessian one-stage, or by a rule
 #   ...-KIND            rounded: not trained any further; asym: asymmetric table, with zero points;
-#                       cotrain: trained together with a higher precision of the same weights
+#                       cotrain: trained together with a higher precision of the same weights; alone, cotrain-alone:
+#                       without the float model's predictions, as the paper trains
 #   ...-seedN           trained with seed N more than the others'
 # Each row has steps of its own named after it in stages 7 (its plan), 8 (training) and 9 (decoding): one that was killed
 # is all that is done again. How: conf/table/MODEL-{search,ste}.yaml, and MODEL-one-stage.yaml for what a one-stage row
@@ -16,9 +17,9 @@
 # Taken from the recipe, beside what stages.sh takes: table, out (EXP/table-MODEL).
 
 rows_of_conformer=(conformer conformer-w{8,4,3,2,1}a8 conformer-w{8,4}a4 conformer-w4a8-{rounded,asym} conformer-w2a8-asym
-  conformer-w{2,1}a8-cotrain conformer-{rule,kl}-w5a8 conformer-{kl,hessian,one-stage}-w{3,2.5}a8)
+  conformer-w{2,1}a8-{cotrain,alone,cotrain-alone} conformer-{rule,kl}-w5a8 conformer-{kl,hessian,one-stage}-w{3,2.5}a8)
 rows_of_ssl=(ssl ssl-w{8,4,3,2}a8 ssl-{kl,hessian,one-stage}-w{3.5,3}a8 ssl-{kl,hessian,one-stage}-w3.5a8-seed{1,2})
-am_row='^([a-z]+)-((kl|hessian|one-stage|rule)-)?w([0-9.]+)a([0-9]+)(-(rounded|asym|cotrain))?(-seed([0-9]+))?$'
+am_row='^([a-z]+)-((kl|hessian|one-stage|rule)-)?w([0-9.]+)a([0-9]+)(-(rounded|asym|cotrain|alone|cotrain-alone))?(-seed([0-9]+))?$'
 
 # The parts of a row's name: sets row_method (empty: the same bits everywhere) row_bits row_a_bits row_kind row_seed, the
 # bits that its method chooses from, and where it keeps what it measured, row_search; false for the float model, whose row
@@ -79,7 +80,8 @@ train_am_rows() {
     case "$row_kind" in
       rounded) train=none ;;
       asym) options+=(--table asym) ;;
-      cotrain) options+=(--cotrain_bits $((2 * row_bits))) ;;
+      cotrain*) options+=(--cotrain_bits $((2 * row_bits))) ;;&
+      *alone) options+=(--distill 0) ;;
     esac
     job "$row" --threads 1 --gpu 1 --in "${inputs[@]}" --out "$quant"/{model.mpq,seconds} \
       -- timed "$quant" "$quant/model.mpq.train/checkpoint.pt" mpq quantize --config "conf/table/$table-ste.yaml" --model "$out/am/$table/model.mpq" \

@@ -48,7 +48,7 @@ row_search() {
   [ "$row_method" = "$method" ] || level=node
   row_costs=$exp/table-lm/search/$row_lm-$row_method row_aim=4
   row_conf=conf/table/$method.yaml
-  [ "$method" != nas ] || row_conf=conf/table/$row_lm-nas.yaml row_costs+=-at-$row_bits row_aim=$row_bits
+  [ "$method" != nas ] || row_costs+=-at-$row_bits row_aim=$row_bits
   row_search=(mpq search --config "$row_conf" --method "$method" --level "$level" --model "$exp/table-lm/lm/$row_lm/model.mpq"
     --text "$exp/data/lm/train.txt" --dev "$exp/data/lm/dev.txt" --seed "$seed" --costs "$row_costs/costs.json" "${small_search[@]}")
 }

@@ -23,14 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpq.io import check_ranges
-from mpq.quant import BitPlan
-from mpq.quant.layers import Projector
-from mpq.search.costs import Costs, Grid, named_weights
+from mpq.search.costs import Costs, Grid
 from mpq.search.data import SearchData
-from mpq.search.supernet import MixConfig, Supernet
+from mpq.search.supernet import BudgetNet, MixConfig
 from mpq.train.loop import FitConfig, fit
-
-_HIGHEST = 64.0  # price of a bit: e^-64 of a chance are none
 
 
 @dataclass
@@ -55,73 +51,6 @@ class OneStageConfig(MixConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_ranges(self, distill="[0, 1]", epoch_part="(0, 1]")
-
-
-class BudgetNet(Supernet):
-    """A supernet whose expected bits are the budget's at every step, and whose scales are learned.
-
-    A bit has a price λ, `p_n^l ~ exp(logit_n^l - λ n)`, which is no weight to be tuned but what the budget makes it,
-    and gradients see it move: a matrix takes bits only from others that lose less by it. At first all have the same
-    chances. (A penalty that leads from the 4.7 bits of equal shares to a budget of 3 decided for 2 bits everywhere
-    before the loss had said anything: mini's Conformer.)
-
-    Each candidate has learned scales, as the layers of pass 2 have; so weights are trained with what pass 2 takes over.
-
-    Args:
-        model: float; it becomes part of the supernet and is trained with it.
-        grid: candidates, at layer level.
-        config: how the mixture is learned.
-        budget: average bits of a weight.
-
-    Raises:
-        BadInput: bits of rows are asked for.
-    """
-
-    def __init__(self, model: nn.Module, grid: Grid, config: MixConfig, budget: float) -> None:
-        super().__init__(model, grid, config)
-        self._projectors = {
-            name: [Projector(grid.precision(n_bits), weight) for n_bits in grid.candidates]
-            for name, weight in named_weights(model).items()
-        }
-        every = [projector.learned() for row in self._projectors.values() for projector in row]
-        self.scales = nn.ParameterList(part for parts in every for part in parts.values())
-        self._budget = budget
-
-    def log_alphas(self) -> dict[str, Tensor]:
-        """ln p of every candidate, (n,), by weight name, such that the bits of the budget are expected."""
-        rows = self.config.logit_speed * torch.stack(list(self.logits))  # (L, n)
-        low, high = -_HIGHEST, _HIGHEST
-        with torch.no_grad():
-            for _ in range(40):
-                price = (low + high) / 2
-                low, high = (price, high) if self._spent(rows, price)[0] > self._budget else (low, price)
-        spent, slope = self._spent(rows, price)
-        # one step of Newton's method, which moves nothing, has the gradient of the price
-        moving = price + (spent - spent.detach()) / slope.detach().clamp_min(1e-6)
-        return dict(zip(self._projectors, (rows - moving * self.bits).log_softmax(-1), strict=True))
-
-    def _spent(self, rows: Tensor, price: float) -> tuple[Tensor, Tensor]:
-        """Expected bits of a weight at a price of a bit, and how fast they fall with it, which is their variance."""
-        shares = (rows - price * self.bits).softmax(-1)
-        variance = shares @ self.bits.square() - (shares @ self.bits).square()
-        return self.average_bits(shares), self.parts @ variance
-
-    def _candidates(self) -> dict[str, list[Tensor]]:
-        """f_n(weight) for all candidates by weight name, with the scales that have been learned."""
-        return {
-            name: [one.surrogate(weight, one(weight)).view_as(weight) for one in self._projectors[name]]
-            for name, weight in named_weights(self.net).items()
-        }
-
-    def latent(self, plan: BitPlan) -> nn.Module:
-        """The model with the latent weights, and beside each, as a buffer, the learned scales of a plan's bits."""
-        for name, row in self._projectors.items():
-            bits = plan.bits[name]
-            assert isinstance(bits, int)
-            layer, _, local = name.rpartition(".")
-            for ending, part in row[self.grid.candidates.index(bits)].learned().items():
-                self.net.get_submodule(layer).register_buffer(f"{local}{ending}", part.detach().clone())
-        return self.net
 
 
 class OneStageTask:

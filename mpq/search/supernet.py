@@ -2,8 +2,8 @@
 
     ŵ_l = Σ_n a_n^l f_n(Θ_l),   a^l = softmax(logits^l / T), or a Gumbel-softmax sample of it (Jang et al. 2017)
 
-All candidates share one float weight Θ_l, and one forward pass serves them all: matrices act linearly, so that the
-mixed weight gives the mixture of the outputs.
+All candidates share one float weight Θ_l, with learned scales of their own, and one forward pass serves them all:
+matrices act linearly, so that the mixed weight gives the mixture of the outputs.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpq.io import BadInput, check_ranges
-from mpq.quant import Quantized, project
-from mpq.quant.table import round_to
+from mpq.quant import BitPlan
+from mpq.quant.layers import Projector
 from mpq.search.costs import Costs, Grid, named_weights
 from mpq.search.data import SearchData
 from mpq.train.loop import FitConfig
 
-SAMPLING = ("softmax", "gumbel")
-REFIT = 25  # steps of the weights
+SAMPLING = ("softmax", "gumbel", "hard")
+_HIGHEST = 64.0  # price of a bit: e^-64 of a chance are none
 
 
 @dataclass
@@ -34,7 +34,8 @@ class MixConfig:
     Attributes:
         fit: epochs, learning rate, seed and so on of the supernet.
         batch_tokens: most units of a batch, padding included: tokens, or output frames of an acoustic model.
-        sampling: `softmax` mixes the candidates, `gumbel` draws a mixture at every step.
+        sampling: `softmax` mixes the candidates, `gumbel` draws a mixture at every step; `hard` draws one candidate
+            of each matrix, with the gradient of that mixture (straight-through Gumbel-softmax).
         t_start: temperature at the first step; it falls exponentially.
         t_end: temperature at the last step.
         logit_speed: how many times faster than weights the logits move.
@@ -81,30 +82,40 @@ class Supernet(nn.Module):
         if grid.level != "layer":
             raise BadInput(f"level: {grid.level}: bits are learned for whole matrices; expected layer")
         self.net, self.grid, self.config = model, grid, config
+        self._projectors = {
+            name: [Projector(grid.precision(n_bits), weight) for n_bits in grid.candidates]
+            for name, weight in named_weights(model).items()
+        }
+        every = [projector.learned() for row in self._projectors.values() for projector in row]
+        self.scales = nn.ParameterList(part for parts in every for part in parts.values())
         # vectors, one for each matrix: weight decay is for matrices only
-        self.logits = nn.ParameterList(torch.zeros(len(grid.candidates)) for _ in named_weights(model))
+        self.logits = nn.ParameterList(torch.zeros(len(grid.candidates)) for _ in self._projectors)
         sizes = torch.tensor([weight.numel() for weight in named_weights(model).values()])
         self.register_buffer("parts", sizes / sizes.sum(), persistent=False)
         self.register_buffer("bits", torch.tensor(grid.candidates, dtype=torch.float32), persistent=False)
         self._mixed: dict[str, Tensor] = {}
-        self._scales: dict[tuple[str, int], Quantized] = {}
-        self._values: dict[str, list[Tensor]] = {}  # of the candidates, as long as the weights stay as they are
-        self._age = 0  # of the scales, in steps of the weights
 
     def log_alphas(self) -> dict[str, Tensor]:
         """ln a of every candidate, (n,), by weight name, at temperature 1."""
-        names, speed = named_weights(self.net), self.config.logit_speed
         # Adam moves a parameter by about the learning rate a step, whatever its gradient
-        return {name: (speed * row).log_softmax(-1) for name, row in zip(names, self.logits, strict=True)}
+        rows = self.config.logit_speed * torch.stack(list(self.logits))  # (L, n)
+        return dict(zip(self._projectors, (rows - self._price(rows) * self.bits).log_softmax(-1), strict=True))
+
+    def _price(self, rows: Tensor) -> Tensor | float:
+        """What a bit costs, in logits."""
+        return 0.0
 
     def draw(self, done: float) -> list[Tensor]:
-        """a of every matrix, (n,) each, at the temperature of that part of the training; `gumbel` draws it anew."""
+        """a of every matrix, (n,) each, at the temperature of that part of the training; but for `softmax` a sample."""
         mixture = []
         for log_alpha in self.log_alphas().values():
-            if self.config.sampling == "gumbel":
+            if self.config.sampling != "softmax":
                 uniform = torch.rand(log_alpha.shape, device=log_alpha.device).clamp_(1e-9, 1 - 1e-7)
                 log_alpha = log_alpha - (-uniform.log()).log()
-            mixture.append((log_alpha / self.config.temperature(done)).softmax(-1))
+            a = (log_alpha / self.config.temperature(done)).softmax(-1)
+            if self.config.sampling == "hard":
+                a = F.one_hot(a.argmax(), len(a)) + (a - a.detach())  # exactly 0 and 1
+            mixture.append(a)
         return mixture
 
     def choice(self) -> list[Tensor]:
@@ -121,56 +132,25 @@ class Supernet(nn.Module):
 
         Args:
             mixture: a (n,) of every matrix.
-            weights: the weights take gradients, straight through the rounding: the shares add up to 1.
-            logits: the mixture takes gradients; with `weights`, those of the candidates are theirs to pass on.
+            weights: the weights and the scales of what is mixed take gradients, straight through the rounding.
+            logits: the mixture takes gradients.
         """
-        values = self._candidates()
-        self._mixed = {}
+        self._mixed = {} if weights else {name: p.detach() for name, p in self.net.named_parameters()}
         for (name, weight), a in zip(named_weights(self.net).items(), mixture, strict=True):
-            if logits:
-                shares = zip(a, values[name], strict=True)
-                self._mixed[name] = torch.stack([share * value for share, value in shares]).sum(0)
-            else:
-                total = torch.zeros_like(weight)
-                for share, value in zip(a.tolist(), values[name], strict=True):
-                    total.add_(value, alpha=share)
-                self._mixed[name] = weight + (total - weight).detach()
-        if weights:
-            self._values, self._age = {}, self._age + 1
-        else:
-            self._mixed |= {n: p.detach() for n, p in self.net.named_parameters() if n not in self._mixed}
+            total: Tensor | float = 0.0
+            for share, size, projector in zip(a, a.tolist(), self._projectors[name], strict=True):
+                if not (logits or size):
+                    continue
+                rounded = projector(weight)
+                value = projector.surrogate(weight, rounded) if weights else rounded.dequantize()
+                total = total + (share if logits else size) * value.view_as(weight)
+            assert isinstance(total, Tensor)
+            self._mixed[name] = total
         return self
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the model makes of its inputs with the weights that `use` mixed."""
         return torch.func.functional_call(self.net, self._mixed, inputs, named)
-
-    def forget(self) -> None:
-        """Lets the scales of all candidates be fitted anew."""
-        self._values, self._age = {}, 0
-
-    @torch.no_grad()
-    def _candidates(self) -> dict[str, list[Tensor]]:
-        """f_n(weight) for all candidates by weight name, of the shape of the weight.
-
-        Scales are fitted anew every `REFIT` steps only: the fit takes most of the time, and weights move slowly.
-        """
-        if self._values:
-            return self._values
-        if self._age % REFIT == 0:
-            self._scales = {}
-        for name, weight in named_weights(self.net).items():
-            self._values[name] = []
-            for n_bits in self.grid.candidates:
-                precision = self.grid.precision(n_bits)
-                if (name, n_bits) in self._scales:
-                    _, scale, offset = self._scales[name, n_bits]
-                    quantized = round_to(weight, scale, precision, offset)
-                else:
-                    quantized = project(weight, precision)
-                    self._scales[name, n_bits] = quantized
-                self._values[name].append(quantized.dequantize().view_as(weight))
-        return self._values
 
     @torch.no_grad()
     def validate(self, data: SearchData) -> dict[str, float]:
@@ -180,7 +160,7 @@ class Supernet(nn.Module):
         """
         choice, total, units = self.choice(), 0.0, 0
         for batch in data.held_out(self.config.batch_tokens, 0):
-            outputs = data.run(self.use(choice, logits=True), batch)
+            outputs = data.run(self.use(choice), batch)
             total += data.n_units(batch) * data.loss(outputs, batch).item()
             units += data.n_units(batch)
         return {"unit_loss": total / units, "bits": self.average_bits(choice).item()}
@@ -200,3 +180,53 @@ class Supernet(nn.Module):
         if not all(isfinite(rows.sum().item()) for rows in table.values()):
             raise BadInput("the search diverged: a probability is not a finite number; lower lr or logit_speed")
         return Costs(method, self.grid, table)
+
+    def latent(self, plan: BitPlan) -> nn.Module:
+        """The model with the latent weights, and beside each, as a buffer, the learned scales of a plan's bits."""
+        for name, row in self._projectors.items():
+            bits = plan.bits[name]
+            assert isinstance(bits, int)
+            layer, _, local = name.rpartition(".")
+            for ending, part in row[self.grid.candidates.index(bits)].learned().items():
+                self.net.get_submodule(layer).register_buffer(f"{local}{ending}", part.detach().clone())
+        return self.net
+
+
+class BudgetNet(Supernet):
+    """A supernet whose expected bits are the budget's at every step.
+
+    A bit has a price λ, `p_n^l ~ exp(logit_n^l - λ n)`, which is no weight to be tuned but what the budget makes it,
+    and gradients see it move: a matrix takes bits only from others that lose less by it. At first all have the same
+    chances. (A penalty that leads from the 4.7 bits of equal shares to a budget of 3 decided for 2 bits everywhere
+    before the loss had said anything: mini's Conformer.)
+
+    Args:
+        model: float; it becomes part of the supernet and is trained with it.
+        grid: candidates, at layer level.
+        config: how the mixture is learned.
+        budget: average bits of a weight.
+
+    Raises:
+        BadInput: bits of rows are asked for.
+    """
+
+    def __init__(self, model: nn.Module, grid: Grid, config: MixConfig, budget: float) -> None:
+        super().__init__(model, grid, config)
+        self._budget = budget
+
+    def _price(self, rows: Tensor) -> Tensor | float:
+        """What makes the bits of the budget expected."""
+        low, high = -_HIGHEST, _HIGHEST
+        with torch.no_grad():
+            for _ in range(40):
+                price = (low + high) / 2
+                low, high = (price, high) if self._spent(rows, price)[0] > self._budget else (low, price)
+        spent, slope = self._spent(rows, price)
+        # one step of Newton's method, which moves nothing, has the gradient of the price
+        return price + (spent - spent.detach()) / slope.detach().clamp_min(1e-6)
+
+    def _spent(self, rows: Tensor, price: float) -> tuple[Tensor, Tensor]:
+        """Expected bits of a weight at a price of a bit, and how fast they fall with it, which is their variance."""
+        shares = (rows - price * self.bits).softmax(-1)
+        variance = shares @ self.bits.square() - (shares @ self.bits).square()
+        return self.average_bits(shares), self.parts @ variance

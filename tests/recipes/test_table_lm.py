@@ -46,17 +46,19 @@ def commands(tmp_path: Path, recipe: str, table: str, rows: str, *words: str) ->
 
 
 def test_commands_of_the_conformers_rows(tmp_path: Path) -> None:
-    rows = "conformer,conformer-w1a8-cotrain,conformer-kl-w5a8,conformer-one-stage-w3a8"
+    rows = "conformer,conformer-w1a8-cotrain,conformer-w1a8-cotrain-alone,conformer-kl-w5a8,conformer-one-stage-w3a8"
     lines, quantized = commands(tmp_path, "mini", "conformer", rows, "--stage", "4")
-    assert len(quantized) == 3
-    assert "--bits 1 --a-bits 8 --cotrain_bits 2 " in quantized["conformer-w1a8-cotrain"]
+    assert len(quantized) == 4
+    cotrained, alone = quantized["conformer-w1a8-cotrain"], quantized["conformer-w1a8-cotrain-alone"]
+    assert "--bits 1 --a-bits 8 --cotrain_bits 2 " in cotrained and "--distill" not in cotrained
+    assert "--bits 1 --a-bits 8 --cotrain_bits 2 --distill 0 " in alone
     assert "plan/conformer-kl-w5a8.yaml" in quantized["conformer-kl-w5a8"]
     one_stage = quantized["conformer-one-stage-w3a8"]
     assert "--init" in one_stage and "conformer-one-stage-w3a8/plan.yaml.search/latent.mpq" in one_stage
     searches = [line for line in lines if "mpq search" in line]
     assert sum("--method kl --candidates 4,8 " in line for line in searches) == 2, "measured, then planned"
     assert sum("--method one-stage --candidates 2,4,8 " in line for line in searches) == 1
-    assert sum("mpq decode" in line for line in lines) == 4 * 2
+    assert sum("mpq decode" in line for line in lines) == 5 * 2
 
 
 def test_commands_of_the_rows_of_wav2vec(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from mpq.lm import LanguageModel
 from mpq.quant import quantizable
 from mpq.search import Grid, LmSearchData, OneStageConfig, search_one_stage
 from mpq.search.costs import named_weights
-from mpq.search.one_stage import BudgetNet, OneStageTask
+from mpq.search.one_stage import OneStageTask
+from mpq.search.supernet import BudgetNet
 from mpq.train.loop import FitConfig
 
 GRID = Grid((2, 4, 8))
