@@ -35,8 +35,8 @@ from mpq.search.supernet import BudgetNet, MixConfig, Supernet
 from mpq.train.loop import fit
 
 PENALTIES = ("sqrt", "size", "budget")
-# Gradients of logits are made so much smaller that clipping leaves them alone: a matrix that needs more bits shows it in
-# rare large ones (clipped, mini's LSTM was given 2 bits everywhere), and Adam's steps do not depend on their unit.
+# Gradients of logits are made so much smaller that clipping leaves them alone: a matrix that needs more bits shows it
+# in rare large ones (clipped, mini's LSTM was given 2 bits everywhere), and Adam's steps do not depend on their unit.
 _CALM = 1e-4
 
 
