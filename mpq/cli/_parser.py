@@ -17,6 +17,8 @@ from mpq.io.errors import BadInput
 
 _WIDTH, _HELP_COLUMN = 120, 34
 _METAVARS = {"int": "INT", "float": "FLOAT", "str": "TEXT"}
+# What begins with a dash and is a number nevertheless; argparse takes -5e-1 and -inf for options.
+_NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*(e[-+]?\d+)?|\.\d+(e[-+]?\d+)?|\.?inf|\.?nan)$", re.IGNORECASE)
 _GROUP_FILE = "Path to a configuration file."  # what jsonargparse says of --fit CONFIG, which --config does as well
 
 
@@ -63,6 +65,7 @@ class Parser(jsonargparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=Formatter, allow_abbrev=False, **options)
+        self._negative_number_matcher = _NEGATIVE_NUMBER
         self.words: list[str] = []
 
     def use_dashes(self) -> None:

@@ -22,6 +22,7 @@ Examples:
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
@@ -59,17 +60,17 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--tokenizer", type=str, metavar="FILE", help="a language model's units (default: beside it)")
     parser.add_argument("--out", type=str, required=True, metavar="FILE", help="packed model to write")
     parser.add_argument("--cache", type=str, metavar="DIR", help="for tokenized text (default: DIR of --dev/units)")
-    parser.add_argument("--scale", type=str, default="row", help="with --bits: one for each row, matrix, or N columns")
+    parser.add_argument("--scale", type=str, help="with --bits: one for each row, matrix, or N columns (default: row)")
     parser.add_argument(
-        "--table", type=Literal["uniform", "pow2", "asym"], default="uniform", help="with --bits: the levels"
+        "--table", type=Literal["uniform", "pow2", "asym"], help="with --bits: the levels (default: uniform)"
     )
     parser.add_argument(
         "--clipping",
         type=Literal["squares", "search", "none"],
-        default="squares",
-        help="with --bits: scales at first by least squared error, by clipping search, or to the largest weight",
+        help="with --bits: scales at first by least squared error, by clipping search, or to the largest weight "
+        "(default: squares)",
     )
-    parser.add_argument("--a-bits", type=Literal[4, 8, 32], default=8, help="with --bits: bits of the activations")
+    parser.add_argument("--a-bits", type=Literal[4, 8, 32], help="with --bits: bits of the activations (default: 8)")
     parser.add_class_arguments(QuantTrainConfig)
     parser.add_class_arguments(QuantAmConfig, skip=set(QuantTrainConfig.__dataclass_fields__))
 
@@ -105,6 +106,23 @@ def _check_kind(args: Namespace, arch: str, is_acoustic: bool) -> None:
             raise BadInput(f"--{name}: {args.model} is {kind} model ({arch}); it is trained with {needs}")
     if args.text is not None and args.train == "none" and args.dev is None:
         raise BadInput("--text: --train none reads no training text; give held-out text by --dev, or none")
+    if args.train == "none":
+        _tell_unused(args, is_acoustic)
+
+
+def _tell_unused(args: Namespace, is_acoustic: bool) -> None:
+    """Says that --train none trains nothing, where there are data or options to train with, as recipes give."""
+    from mpq.train.lm import QuantTrainConfig
+    from mpq.train.quant_am import QuantAmConfig
+
+    kind, data = (QuantAmConfig, "features") if is_acoustic else (QuantTrainConfig, "text")
+    if args[data] is not None or make_config(kind, args) != kind():
+        what = f"--{data} and " if args[data] is not None else ""
+        print(
+            f"quantize: nothing is trained: --train none; {what}training options have no effect, "
+            "give --train ste or admm for them",
+            file=sys.stderr,
+        )
 
 
 def _start(args: Namespace, model: nn.Module, plan: BitPlan) -> tuple[dict[str, Tensor] | None, str | list[str]]:
@@ -134,13 +152,15 @@ def _start(args: Namespace, model: nn.Module, plan: BitPlan) -> tuple[dict[str, 
 def _plan(args: Namespace, model: nn.Module) -> BitPlan:
     """The plan of --plan, or the same --bits everywhere."""
     from mpq.io import BadInput
-    from mpq.quant import BitPlan, quantizable, read_plan, uniform_plan
+    from mpq.quant import quantizable, read_plan, uniform_plan
     from mpq.quant.plan import FLOAT_BITS
 
     if (args.bits is None) == (args.plan is None):
         raise BadInput("give the bits of the weights by --bits or by --plan, one of the two")
-    scale = int(args.scale) if args.scale.isdecimal() else args.scale
-    settings = {"scale": scale, **{name: args[name] for name in ("table", "clipping", "a_bits")}}
+    # what is not given is as BitPlan has it by default, or as the plan says
+    settings = {name: args[name] for name in ("scale", "table", "clipping", "a_bits") if args[name] is not None}
+    if "scale" in settings and args.scale.isdecimal():
+        settings["scale"] = int(args.scale)
     if args.plan is None:
         if args.bits not in (*range(1, 9), FLOAT_BITS):
             raise BadInput(f"--bits: {args.bits}: expected 1 to 8")
@@ -148,7 +168,7 @@ def _plan(args: Namespace, model: nn.Module) -> BitPlan:
     else:
         plan = read_plan(args.plan)
         for name, value in settings.items():
-            if value not in (getattr(plan, name), getattr(BitPlan({}), name)):
+            if value != getattr(plan, name):
                 rest = f"{value}: goes with --bits; {args.plan} says {getattr(plan, name)}, change it there"
                 raise BadInput(f"--{name.replace('_', '-')}: {rest}")
     plan.check(quantizable(model), args.plan or "--bits and --scale")

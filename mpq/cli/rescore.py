@@ -47,6 +47,14 @@ if TYPE_CHECKING:
     from mpq.lm import LoadedLm
     from mpq.rescore import Weights
 
+_BATCH_MB = 64.0
+_OF_THE_LM = {  # options that say how --lm scores, as they are by default
+    **dict.fromkeys(("tokenizer", "merge_order", "beam", "carry_over")),
+    "packed": False,
+    "batch_mb": _BATCH_MB,
+    "device": "cpu",
+}
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``mpq rescore``."""
@@ -69,7 +77,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=str, nargs="+", metavar="FILE", help="write the result; ends in /: Kaldi folder")
     parser.add_argument("--hyp-out", type=str, nargs="+", metavar="FILE", help="write the best hypotheses, Kaldi text")
     parser.add_argument(
-        "--batch-mb", type=float, default=64.0, help="memory for the model's activations, never exceeded"
+        "--batch-mb", type=float, default=_BATCH_MB, help="memory for the model's activations, never exceeded"
     )
     parser.add_argument("--merge-order", type=int, metavar="N", help="merge histories (lists: exact; lattices: 4)")
     parser.add_argument("--beam", type=float, help="leave out arcs of lattices that are worse than the best by more")
@@ -235,8 +243,7 @@ def _check(args: Namespace) -> None:
         raise BadInput("--lattice: give its symbol table by --words and a language model by --lm or --arpa")
     if args.lattice and not args.lm and (given or ways):
         raise BadInput("--lattice: weights are of --lm; the scores of --arpa alone are written as they are")
-    if args.carry_over and not args.lm:
-        raise BadInput("--carry-over: give the language model whose state is to be carried by --lm")
+    _check_lm_options(args)
     wrong = ("tune", "depth", "carry_over") if args.lattice else ("words", "beam")
     for name in wrong:
         if args[name] is not None:
@@ -248,6 +255,21 @@ def _check(args: Namespace) -> None:
             option = f"--{name.replace('_', '-')}"
             raise BadInput(f"{option}: {len(args[name])} given; expected {n_files}, one for each file that is read")
     _check_outputs(args)
+
+
+def _check_lm_options(args: Namespace) -> None:
+    """Refuses options that say how to use a model where there is none, and a model whose scores would go nowhere."""
+    from mpq.io import BadInput
+
+    for name, default in _OF_THE_LM.items():
+        if not args.lm and args[name] != default:
+            option = f"--{name.replace('_', '-')}"
+            raise BadInput(f"{option}: has no effect without --lm; give the language model, or leave {option} out")
+    # lists in JSON keep "nnlm" whatever its weight is; the other outputs have what it ranks or the sum only
+    lost = args.lattice or args.hyp_out or any(path.endswith("/") for path in args.out or ())
+    if args.lm and lost and args.lm_weight is None and not (args.weights or args.tune):
+        ways = "--lm-weight or --weights" if args.lattice else "--lm-weight, --weights or --tune"
+        raise BadInput(f"--lm: its scores have weight 0, nothing would come of them; give {ways}")
 
 
 def _check_outputs(args: Namespace) -> None:

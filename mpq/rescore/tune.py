@@ -120,8 +120,8 @@ def _have_lm_scores(nbests: Sequence[NBest]) -> bool:
     if lacking and len(lacking) < (n_hyps := sum(len(nbest.hyps) for nbest in nbests)):
         n_scored = n_hyps - len(lacking)
         raise BadInput(
-            f"utterance '{lacking[0]}': a hypothesis has no nnlm, but {n_scored} of {n_hyps} have one; give --lm, which "
-            "scores them all"
+            f"utterance '{lacking[0]}': a hypothesis has no nnlm, but {n_scored} of {n_hyps} have one; "
+            "give --lm, which scores them all"
         )
     return not lacking
 

@@ -67,6 +67,42 @@ def test_from_training_to_rescoring(lm: Path, tmp_path: Path, mpq: Mpq) -> None:
         assert hyp.score == pytest.approx(hyp.am + lm_score + weights["word_bonus"] * len(hyp.text.split()))
 
 
+def test_a_plan_is_not_overruled(lm: Path, tmp_path: Path, mpq: Mpq) -> None:
+    """What --bits has by default is contradicted as well where it is given."""
+    weights = ("embedding.weight", "lstm.weight_ih_l0", "lstm.weight_hh_l0", "output.weight")
+    bits = "".join(f"  {name}: 4\n" for name in weights)
+    (tmp_path / "plan.yaml").write_text(f"table: pow2\nscale: 8\na_bits: 32\nclipping: none\nbits:\n{bits}")
+    quantize = "quantize --model lm --plan plan.yaml --out q.mpq"
+    for option, value, said in [
+        ("--table", "uniform", "pow2"),
+        ("--scale", "row", "8"),
+        ("--a-bits", "8", "32"),
+        ("--clipping", "squares", "none"),
+    ]:
+        told = f"{option}: {value}: goes with --bits; plan.yaml says {said}, change it there"
+        assert told in mpq.fail(f"{quantize} {option} {value}")
+        assert not (tmp_path / "q.mpq").exists()
+    mpq.succeed(f"{quantize} --table pow2 --scale 8 --a-bits 32 --clipping none")
+    mpq.succeed("quantize --model lm --bits 4 --out a.mpq")
+    mpq.succeed("quantize --model lm --bits 4 --table uniform --scale row --a-bits 8 --clipping squares --out b.mpq")
+    assert (tmp_path / "a.mpq").read_bytes() == (tmp_path / "b.mpq").read_bytes()
+
+
+def test_training_options_without_training_are_told(lm: Path, tmp_path: Path, mpq: Mpq) -> None:
+    (tmp_path / "q.yaml").write_text("fit: {epochs: 2, lr: 0.01}\n")
+    told = "quantize: nothing is trained: --train none; "
+    for options, line in [
+        ("", ""),
+        ("--dev dev.txt", ""),
+        ("--dev dev.txt --text train.txt", f"{told}--text and training options have no effect, give --train ste or"),
+        ("--config q.yaml", f"{told}training options have no effect"),
+        ("--batch-tokens 64", f"{told}training options have no effect"),
+    ]:
+        assert main(f"quantize --model lm --bits 2 --out q.mpq {options}".split()) == 0
+        err = mpq.capsys.readouterr().err
+        assert err.startswith(line) and err.count("\n") == bool(line), options
+
+
 def test_folders_and_names_of_options(lm: Path, tmp_path: Path, mpq: Mpq) -> None:
     (tmp_path / "upper.txt").write_text("THE KING WENT UP\n")
     assert mpq.succeed("ppl --model lm --text dev.txt") == mpq.succeed("ppl --lm lm --text dev.txt")

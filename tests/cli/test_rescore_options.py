@@ -91,13 +91,13 @@ def test_bad_input_is_one_line(files: Path, mpq: Mpq) -> None:
     write_lattices(files / "endless.gz", [builder.build()])
     write_lattices(files / "sub/lat.gz", [builder.build()])
     write_symbols_hash(files / "sub", files / "other.txt")
-    nbest, lattice = "rescore --nbest nbest.jsonl --lm lm", "rescore --lm lm --lattice"
+    nbest, lattice = "rescore --nbest nbest.jsonl --lm lm", "rescore --lm lm --lm-weight 1 --lattice"
     for command, message in [
         ("rescore --lm lm", "give --nbest or --lattice"),
         (f"{lattice} lat.gz --nbest nbest.jsonl", "give --nbest or --lattice"),
         (f"{lattice} lat.gz", "--words"),
         (f"{lattice} lat.gz --words words.txt --depth 3", "--depth: not for --lattice; it goes with --nbest"),
-        (f"{lattice} lat.gz --words words.txt --tune utt2rec", "--tune: not for --lattice"),
+        ("rescore --lm lm --lattice lat.gz --words words.txt --tune utt2rec", "--tune: not for --lattice"),
         (f"{lattice} lat.gz --words words.txt --merge-order 0", "--merge-order: 0"),
         (f"{lattice} lat.gz --words words.txt --beam -1", "--beam: -1"),
         (f"{lattice} lat.gz --words other.txt", "is not a word number"),
@@ -114,6 +114,55 @@ def test_bad_input_is_one_line(files: Path, mpq: Mpq) -> None:
     ]:
         assert message in mpq.fail(f"{command} --out o.jsonl"), command
         assert not (files / "o.jsonl").exists(), command
+
+
+def test_a_model_whose_scores_have_no_weight(files: Path, mpq: Mpq) -> None:
+    """Ranks, texts and lattices without them would look as if rescored; lists have the scores at least."""
+    told = "--lm: its scores have weight 0, nothing would come of them; give --lm-weight"
+    lists, lattice = "rescore --lm lm --nbest nbest.jsonl", "rescore --lm lm --lattice lat.gz --words words.txt"
+    for command in (
+        f"{lists} --hyp-out out",
+        f"{lists} --hyp-out out --out o.jsonl --ngram-weight 0.5",
+        f"{lists} --out out/",
+        f"{lattice} --out out",
+        f"{lattice} --hyp-out out --word-bonus 1",
+    ):
+        assert told in mpq.fail(command), command
+        assert not (files / "out").exists() and not (files / "o.jsonl").exists(), command
+    mpq.succeed(f"{lists} --out o.jsonl")
+    assert all(hyp.nnlm is not None for nbest in read_nbest(files / "o.jsonl") for hyp in nbest.hyps)
+    mpq.succeed(f"{lists} --hyp-out out --lm-weight 0")  # who says so means it
+    mpq.succeed(f"{lattice} --hyp-out out --lm-weight 0")
+
+
+def test_options_of_a_model_that_is_not_given(files: Path, mpq: Mpq) -> None:
+    rows = "".join(f"-1 {word}\n" for word in ["<s>", "</s>", *WORDS])
+    (files / "1-gram.arpa").write_text(f"\\data\\\nngram 1={2 + len(WORDS)}\n\n\\1-grams:\n{rows}\n\\end\\\n")
+    for option in (
+        "--merge-order 0",
+        "--packed",
+        "--tokenizer nosuch",
+        "--device cuda",
+        "--batch-mb 0",
+        "--carry-over utt2rec",
+    ):
+        name = option.split()[0]
+        told = f"{name}: has no effect without --lm; give the language model, or leave {name} out"
+        assert told in mpq.fail(f"rescore --nbest nbest.jsonl {option} --out out")
+        assert told in mpq.fail(f"rescore --lattice lat.gz --words words.txt --arpa 1-gram.arpa {option} --out out")
+    told = "--beam: has no effect without --lm"
+    assert told in mpq.fail("rescore --lattice lat.gz --words words.txt --arpa 1-gram.arpa --beam 1 --out out")
+    assert not (files / "out").exists()
+    mpq.succeed("rescore --lattice lat.gz --words words.txt --arpa 1-gram.arpa --out out --device cpu")
+
+
+def test_negative_weights_in_every_form(files: Path, mpq: Mpq) -> None:
+    for number in ("-5e-1", "-.5", "-0.5", "-5E-1", "-0.05e1", "-5.e-1"):
+        out = mpq.succeed(f"rescore --nbest nbest.jsonl --lm lm --lm-weight {number} --out out.jsonl")
+        assert "lm_weight -0.5," in out
+    for number, told in (("-.inf", "-inf is not a finite number"), ("-inf", "Expected a float, got '-inf'")):
+        assert told in mpq.fail(f"rescore --nbest nbest.jsonl --lm lm --lm-weight {number} --out out.jsonl")
+    assert "no option '-5x'" in mpq.fail("rescore --nbest nbest.jsonl --out out.jsonl -5x")
 
 
 def test_lists_in_another_writing_are_told(files: Path, mpq: Mpq) -> None:

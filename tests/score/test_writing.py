@@ -36,7 +36,7 @@ def test_errors_by_writing_alone_are_told(hyp: str, told: str | None, capsys: py
 
 @pytest.mark.parametrize("swapped", [False, True])
 def test_accents_in_two_codes(swapped: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    ref = "l'été déjà passé à côté".split()
+    ref = ["l'été", "déjà", "passé", "à", "côté"]
     hyp = [normalize("NFD", word) for word in ref]
     warn_writing({"u": hyp if swapped else ref}, {"u": ref if swapped else hyp})
     warned = capsys.readouterr().err
@@ -57,7 +57,8 @@ def test_a_mark_that_the_texts_never_agree_on_is_told_where_it_is_rare(
     typed: str, told: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Four words of a thousand, and other errors besides."""
-    words = ["the king said i don't know".split() if i < 4 else "he went up to the house".split() for i in range(167)]
+    texts = ["the king said i don't know"] * 4 + ["he went up to the house"] * 163
+    words = [text.split() for text in texts]
     hyp = {f"u{i}": ["a" if i % 5 == 0 and word == "the" else word for word in ref] for i, ref in enumerate(words)}
     ref = {f"u{i}": [typed if word == "don't" else word for word in ref] for i, ref in enumerate(words)}
     warn_writing(ref, hyp)
