@@ -11,10 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 Op = Literal["C", "S", "I", "D"]
 
 _INSERT_OR_DELETE = 3
 _SUBSTITUTE = 4
+_LONG = 100  # recognized words from which a row of the table is faster in numpy
+_NONE = np.empty((0, 2, 0), np.uint8)
 
 
 class Pair(NamedTuple):
@@ -37,17 +42,20 @@ def align(ref: Sequence[str], hyp: Sequence[str]) -> list[Pair]:
         hyp: ``H`` recognized words.
 
     Returns:
-        The steps in order; time and memory grow as ``R * H``, less for equal endings.
+        The steps in order; time and memory grow as ``R * H``, less for equal endings; where ``H`` is large, 10 to 20
+        ns and a quarter of a byte each.
     """
     n_ref, n_hyp = len(ref), len(hyp)
     # Equal last words are on the traced path, so only what comes before needs the table.
     while n_ref and n_hyp and ref[n_ref - 1] == hyp[n_hyp - 1]:
         n_ref, n_hyp = n_ref - 1, n_hyp - 1
     pairs = [Pair("C", r, h) for r, h in zip(reversed(ref[n_ref:]), reversed(hyp[n_hyp:]), strict=True)]
-    table = _moves(ref[:n_ref], hyp[:n_hyp])
+    is_long = n_hyp >= _LONG
+    table = [] if is_long else _moves(ref[:n_ref], hyp[:n_hyp])
+    packed = _packed_moves(ref[:n_ref], hyp[:n_hyp]) if is_long else _NONE
     i, j = n_ref, n_hyp
     while i or j:
-        move = table[i][j]
+        move = _packed_move(packed, i, j) if is_long else table[i][j]
         if move == "I":
             j -= 1
             pairs.append(Pair("I", None, hyp[j]))
@@ -85,3 +93,35 @@ def _moves(ref: Sequence[str], hyp: Sequence[str]) -> list[list[str]]:
         table.append(moves)
         above = costs
     return table
+
+
+def _packed_moves(ref: Sequence[str], hyp: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """What `_moves` finds, from the same integers a row at a time, for `_packed_move`.
+
+    Returns:
+        Bits of whether a match and whether an insertion is a best last step, (R, 2, ceil(H / 8)).
+    """
+    ids = {word: number for number, word in enumerate({*ref, *hyp})}
+    hyp_ids = np.array([ids[word] for word in hyp], np.int32)
+    packed = np.empty((len(ref), 2, -(-len(hyp) // 8)), np.uint8)
+    inserted = _INSERT_OR_DELETE * np.arange(len(hyp) + 1, dtype=np.int32)
+    above, best = inserted, np.empty_like(inserted)
+    for i, word in enumerate(ref):
+        match = above[:-1] + (hyp_ids != ids[word]) * np.int32(_SUBSTITUTE)
+        best[0] = _INSERT_OR_DELETE * (i + 1)
+        np.minimum(match, above[1:] + _INSERT_OR_DELETE, out=best[1:])
+        # the least of best[k] and j - k insertions, over all k up to j
+        costs = np.minimum.accumulate(best - inserted) + inserted
+        is_best = match == costs[1:], costs[:-1] + _INSERT_OR_DELETE == costs[1:]
+        packed[i] = np.packbits(is_best, axis=1)
+        above = costs
+    return packed
+
+
+def _packed_move(packed: npt.NDArray[np.uint8], i: int, j: int) -> str:
+    """The last step of the best alignment of `i` reference words with `j` recognized ones."""
+    if not (i and j):
+        return "D" if i else "I"
+    match, insert = packed[i - 1, :, (j - 1) // 8].tolist()
+    bit = 128 >> (j - 1) % 8
+    return "M" if match & bit else "I" if insert & bit else "D"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import sys
+import tracemalloc
 from pathlib import Path
 
 import kaldialign
@@ -60,6 +63,30 @@ def test_ties_are_broken_as_sclite_does() -> None:
     assert [pair.op for pair in align(list("acbc"), list("abb"))] == list("CDCS")
     assert align(["a"], ["b", "c"]) == [Pair("I", None, "b"), Pair("S", "a", "c")]
     assert align([], []) == []
+
+
+def test_long_utterances_are_aligned_as_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of numpy against the loop over words, ties included, on made-up texts of few and many words."""
+    module, rng = sys.modules["mpq.score.align"], random.Random(0)
+    for _ in range(2000):
+        words = "abcdefghijklmnopqrst"[: rng.choice([1, 2, 3, 20])]
+        ref, hyp = (rng.choices(words, k=rng.randrange(25)) for _ in range(2))
+        if rng.random() < 0.5:
+            hyp = [rng.choice(words) if rng.random() < 0.3 else word for word in ref if rng.random() < 0.9]
+        monkeypatch.setattr(module, "_LONG", 1000)
+        expected = align(ref, hyp)
+        monkeypatch.setattr(module, "_LONG", 0)
+        assert align(ref, hyp) == expected
+
+
+def test_a_long_recording_as_one_utterance_takes_little_memory() -> None:
+    rng = random.Random(0)
+    ref, hyp = ([str(rng.randrange(50)) for _ in range(1500)] for _ in range(2))
+    tracemalloc.start()
+    pairs = align(ref, hyp)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(pairs) >= 1500 and peak < 1500 * 1500  # bytes; a list of lists has eight each
 
 
 def test_result_prints_as_kaldis() -> None:
