@@ -33,6 +33,7 @@ from mpq.io import (
     read_jsonl,
     read_lattices,
     read_nbest,
+    split_words,
     write_jsonl,
     write_lattices,
     write_nbest,
@@ -249,11 +250,11 @@ def _merge(features: FeatureSet, folder: Path, begins: Sequence[int], out: Path)
     best: dict[str, list[str]] = {}
     texts = features.texts if features.has_texts else [""] * len(features)
     for nbest, text in zip(nbests(), texts, strict=True):
-        reference = text.split()
-        counts = [kaldialign.edit_distance(reference, hyp.text.split())["total"] for hyp in nbest.hyps]
+        reference = split_words(text)
+        counts = [kaldialign.edit_distance(reference, split_words(hyp.text))["total"] for hyp in nbest.hyps]
         errors, oracle = errors + counts[0], oracle + min(counts)
         n_words, n_hyps = n_words + len(reference), n_hyps + len(counts)
-        best[nbest.utt] = nbest.hyps[0].text.split()
+        best[nbest.utt] = split_words(nbest.hyps[0].text)
     write_lattices(out / "lat.gz", lattices())
     write_text(out / "hyp.txt", best)
     write_jsonl(out / "warnings.jsonl", problems)

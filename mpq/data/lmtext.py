@@ -6,6 +6,7 @@ Training reads it window by window, so memory depends on the window, never on th
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections import Counter
@@ -257,7 +258,7 @@ def open_lm_text(path: PathLike, tokenizer: Tokenizer, cache_dir: PathLike) -> L
     Warns where the text is not one that the units were made for, such as upper case for lower case.
 
     Raises:
-        BadInput: if it holds no sentence, or one of more than 4,096 units.
+        BadInput: if it holds no sentence, or one of more than 4,096 units, or `cache_dir` cannot be written to.
     """
     if not Path(path).is_file():
         problem = "is a folder" if Path(path).is_dir() else "no such file"
@@ -269,7 +270,13 @@ def open_lm_text(path: PathLike, tokenizer: Tokenizer, cache_dir: PathLike) -> L
     key = hash_config({"text": sha256_file(path), "tokenizer": tokenizer.hash, "format": 1})[:16]
     folder = Path(cache_dir) / key
     if not (folder / "meta.json").exists():
-        _tokenize(Path(path), tokenizer, folder)
+        try:
+            _tokenize(Path(path), tokenizer, folder)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            problem = f"{error.strerror}; tokenized text goes there, give a folder to write to by --cache"
+            raise BadInput(f"{cache_dir}: {problem}") from None
     return LmText(folder, tokenizer)
 
 

@@ -14,7 +14,7 @@ from lhotse.serialization import deserialize_item
 from lhotse.utils import fastcopy
 
 from mpq.data.audio import inspect_audio, raise_problems
-from mpq.io import BadInput, PathLike, atomic_write, read_jsonl, write_jsonl, write_text
+from mpq.io import BadInput, PathLike, atomic_write, read_jsonl, split_words, write_jsonl, write_text
 
 _ADVICE = "mend or remove the files named and run again"
 
@@ -81,7 +81,7 @@ def write_manifests(
     cuts = [_cut(item, recordings[item.recording or item.utt]) for item in ordered]
     save_manifest(directory / "recordings.jsonl.gz", (recordings[name] for name in sorted(recordings)))
     save_manifest(directory / "supervisions.jsonl.gz", map(_supervision, cuts))
-    if texts := {item.utt: item.text.split() for item in ordered if item.transcribed}:
+    if texts := {item.utt: split_words(item.text) for item in ordered if item.transcribed}:
         write_text(directory / "text", texts)
     save_manifest(directory / "cuts.jsonl.gz", cuts)
     return CutSet.from_cuts(cuts)
@@ -90,7 +90,7 @@ def write_manifests(
 def describe_part(name: str, utterances: Sequence[Spoken], seconds: float) -> str:
     """Size of a part of a corpus, for a summary line."""
     texts, speakers = [item.text for item in utterances if item.transcribed], {item.speaker for item in utterances}
-    words = f"{sum(len(text.split()) for text in texts)} words" if texts else "no transcripts"
+    words = f"{sum(len(split_words(text)) for text in texts)} words" if texts else "no transcripts"
     return f"{name} {len(utterances)} utterances, {seconds / 3600:.2f} h, {words}, {len(speakers - {''})} speakers"
 
 
@@ -161,7 +161,7 @@ def _cut(item: Spoken, recording: Recording) -> MonoCut:
         start=0.0,
         duration=duration,
         channel=item.channel,
-        text=" ".join(item.text.split()) if item.transcribed else None,
+        text=" ".join(split_words(item.text)) if item.transcribed else None,
         speaker=item.speaker or None,
     )
     return MonoCut(item.utt, item.start, duration, item.channel, supervisions=[segment], recording=recording)

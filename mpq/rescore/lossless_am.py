@@ -10,7 +10,7 @@ from mpq.am import AcousticModel, load_am, save_am
 from mpq.am.decode import decode_set
 from mpq.data.batches import FeatureSet
 from mpq.fst.decoder import Decoder
-from mpq.io import hash_config, read_text, sha256_file
+from mpq.io import hash_config, read_text, sha256_file, split_words
 from mpq.quant import BitPlan
 from mpq.rescore.lossless import Lists, LosslessSearch, Made, Rescored
 from mpq.train.quant_am import AmData, QuantAmConfig, train_quantized_am
@@ -37,7 +37,7 @@ class Decoding:
 
 def reference(features: FeatureSet) -> Lists:
     """What was said in a set."""
-    refs = {utt: text.split() for utt, text in zip(features.utts, features.texts, strict=True)}
+    refs = {utt: split_words(text) for utt, text in zip(features.utts, features.texts, strict=True)}
     return Lists([], refs, hash_config([sha256_file(features.path), refs]))
 
 

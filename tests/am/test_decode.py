@@ -95,6 +95,15 @@ def test_files_hold_the_words_and_their_scores(decoder: Decoder, tmp_path: Path)
     assert [lattice.utt for lattice in read_lattices(tmp_path / "lat.gz")] == features.utts
 
 
+def test_a_space_that_is_part_of_a_word_in_the_reference(decoder: Decoder, tmp_path: Path) -> None:
+    """It is one word there for `mpq score` too."""
+    features = Features(7)
+    n_words = sum(len(text.split()) for text in features.texts)
+    features.texts = [text.replace("go", "go\u3000on") for text in features.texts]
+    summary = decode_set(Spelled(), features, decoder, tmp_path, "key", 1)  # type: ignore[arg-type]
+    assert (summary.errors, summary.words) == (4, n_words)
+
+
 def test_number_of_processes_changes_nothing(decoder: Decoder, tmp_path: Path) -> None:
     for nj in (1, 2, 3):
         decode_set(Spelled(), Features(13), decoder, tmp_path / str(nj), "key", nj)  # type: ignore[arg-type]

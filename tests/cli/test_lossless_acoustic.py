@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from mpq.io import read_jsonl, read_text, read_yaml
 from mpq.lang.lexicon import Lexicon
 from mpq.lang.ngram import train_ngram
 from mpq.quant import read_plan
+from mpq.rescore.lossless_am import reference
 
 RATE = 16000
 TONES = {"A": 400.0, "B": 1100.0, "C": 2900.0}  # Hz: what each phone sounds like
@@ -126,3 +128,9 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert main(command.split()) == 2, command
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line, command
+
+
+def test_a_space_that_is_part_of_a_word(tmp_path: Path) -> None:
+    (tmp_path / "cuts").write_text("")
+    features = SimpleNamespace(utts=["u1"], texts=["go\u3000on  no"], path=tmp_path / "cuts")
+    assert reference(features).refs == {"u1": ["go\u3000on", "no"]}  # type: ignore[arg-type]

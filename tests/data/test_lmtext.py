@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from pathlib import Path
 
@@ -165,3 +166,16 @@ def test_a_text_that_does_not_fit_the_units_is_told(tmp_path: Path, capsys: pyte
     (tmp_path / "text").write_text("le roi est mort the king\n")
     open_lm_text(tmp_path / "text", tokenizer, tmp_path / "cache")
     assert "67 % of the words hold what" in capsys.readouterr().err
+
+
+def test_a_text_in_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a shared corpus; whoever runs the tests may write everywhere, so the system's answer is made up."""
+    (tmp_path / "words.txt").write_text("the\nking\n")
+    (tmp_path / "text").write_text("the king\n")
+
+    def refuse(self: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(BadInput, match=r"^.*/units: Read-only file system; .* give a folder to write to by --cache"):
+        open_lm_text(tmp_path / "text", Tokenizer(tmp_path / "words.txt"), tmp_path / "units")

@@ -13,7 +13,7 @@ import soundfile
 from lhotse import load_manifest, validate
 
 from mpq.data.features import FeatureConfig, extract, load_feature_cuts
-from mpq.data.manifests import Spoken, read_cuts, write_manifests
+from mpq.data.manifests import Spoken, describe_part, read_cuts, write_manifests
 from mpq.io import BadInput, read_text
 
 
@@ -101,3 +101,13 @@ def test_reading_refuses_what_is_not_a_manifest_of_utterances(tmp_path: Path, cu
     refuse([{**rows[0], "supervisions": []}], "u00: has 0 supervisions, expected 1")
     empty = [{**rows[0]["supervisions"][0], "text": ""}]
     refuse([rows[1], {**rows[0], "supervisions": empty}], "1 problem: utterance u00: empty transcript")
+
+
+def test_words_are_split_as_kaldi_does(tmp_path: Path, spoken: list[Spoken]) -> None:
+    """A no-break or ideographic space is part of a word, wherever it is read again."""
+    items = [replace(spoken[0], text=" l'an\u00a0neuf  est\t\u3000l\u00e0 "), *spoken[1:]]
+    cuts = write_manifests(tmp_path / "data", items, 16000)
+    words = ["l'an\u00a0neuf", "est", "\u3000l\u00e0"]
+    assert read_text(tmp_path / "data" / "text")[spoken[0].utt] == words
+    assert cuts[spoken[0].utt].supervisions[0].text == " ".join(words)
+    assert ", 3 words, " in describe_part("train", items[:1], 1.0)
