@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ FLOOR = 1e-5  # of standard deviations
 _FULL_SCALE = 1 << 15  # of 16-bit samples
 FRAME_SHIFT = 0.01  # seconds between frames of features
 IVECTOR_PERIOD = 10  # frames to one i-vector
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,3 +313,26 @@ def batches(
                 np.random.default_rng((seed, epoch, rank + number * world_size)),
             )
         yield batch
+
+
+def read_ahead(items: Iterator[T], depth: int = 3) -> Iterator[T]:
+    """Yields the items of an iterator in their order, up to `depth` of which a thread has made already.
+
+    For training, where features are read while the model learns from the batch before. `items` must draw from no
+    generator of random numbers that others use. The thread begins with the second item, and ends with the
+    last one, when this iterator is closed, or with an exception, which is raised here in its turn.
+    """
+    end = object()
+    first = next(items, end)
+    if first is end:
+        return
+    yield first  # type: ignore[misc]
+    with ThreadPoolExecutor(1, "read-ahead") as thread:
+        coming = deque(thread.submit(next, items, end) for _ in range(depth))
+        try:
+            while (item := coming.popleft().result()) is not end:
+                coming.append(thread.submit(next, items, end))
+                yield item  # type: ignore[misc]
+        finally:
+            for future in coming:
+                future.cancel()

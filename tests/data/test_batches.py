@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from mpq.data.batches import Batch, FeatureSet, SpecAugment, batches
+from mpq.data.batches import Batch, FeatureSet, SpecAugment, batches, read_ahead
 from mpq.data.features import FeatureConfig, extract, load_feature_cuts
 from mpq.io import BadInput
 
@@ -161,3 +163,59 @@ def test_damaged_storage_is_named(features_path: Path) -> None:
     storage.unlink()
     with pytest.raises(BadInput, match=f"{storage.name}: features of utterance"):
         list(batches(features_path))
+
+
+def readers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
+
+
+def test_read_ahead_they_are_the_same_and_random_numbers_are_left_alone(features_path: Path) -> None:
+    def epoch() -> Iterator[Batch]:
+        return batches(FeatureSet(features_path), 1, 0, max_frames=700, augment=True)
+
+    state, other = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
+    assert same(list(epoch()), list(read_ahead(epoch())))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (np.random.get_state()[1] == other).all()  # type: ignore[index]
+    assert not readers() and not list(read_ahead(iter(())))
+
+
+def test_the_thread_is_so_many_ahead_and_ends_with_its_reader() -> None:
+    made: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(100):
+            made.append(number)
+            yield number
+
+    ahead = read_ahead(numbers(), depth=3)
+    assert next(ahead) == 0 and made == [0] and not readers(), "one alone is made here"
+    assert [next(ahead) for _ in range(5)] == [1, 2, 3, 4, 5]
+    assert len(readers()) == 1
+    ahead.close()  # type: ignore[attr-defined]
+    assert not readers() and 6 <= len(made) <= 10
+    with pytest.raises(KeyboardInterrupt):
+        for number in read_ahead(numbers()):
+            if number == 4:
+                raise KeyboardInterrupt
+    assert not readers()
+
+
+@pytest.mark.parametrize("good", [0, 1, 2, 7])
+def test_an_error_of_the_thread_comes_after_the_good_ones(good: int) -> None:
+    def numbers() -> Iterator[int]:
+        yield from range(good)
+        raise BadInput("features cannot be read")
+
+    seen = []
+    with pytest.raises(BadInput, match="features cannot be read"):
+        for number in read_ahead(numbers()):
+            seen.append(number)
+    assert seen == list(range(good)) and not readers()
+
+
+def test_damaged_storage_is_named_from_the_thread(features_path: Path) -> None:
+    for storage in (features_path.parent / "shards").glob("*.lca"):
+        storage.write_bytes(storage.read_bytes()[:5000])
+    with pytest.raises(BadInput, match=r"features of utterance u.* cannot be read .*run `mpq features`"):
+        list(read_ahead(batches(features_path, max_frames=100)))
