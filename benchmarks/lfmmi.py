@@ -88,7 +88,7 @@ def write_cases(exp: Path, folder: Path) -> Iterator[tuple[Path, dict[str, objec
     from mpq.fst.phone_lm import apply_phone_ngram
     from mpq.fst.units import read_units
     from mpq.lang.lexicon import read_lexicon
-    from mpq.train.am import phone_model
+    from mpq.train.graphs import phone_model
 
     lexicon = read_lexicon(exp / "lang")
     units = read_units(exp / "lang", lexicon.phones)

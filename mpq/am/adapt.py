@@ -42,7 +42,8 @@ class LhucConfig:
         decay: weight of the squared logits, which holds amplitudes near 1.
         hyps: hypotheses of the first pass that supervise; 1: only the best.
         lm_scale: weight of the language model's scores among them.
-        phone_order: order of the denominator's phone n-gram model, as in training.
+        phone_order, phone_histories, phone_smooth: of the denominator's phone n-gram model, as in training; one that is
+            not smooth is of what the first pass recognized too, which may have no path in it otherwise.
         max_frames: frames (10 ms) of a batch, padding included.
     """
 
@@ -52,11 +53,13 @@ class LhucConfig:
     hyps: int = 10
     lm_scale: float = 1.0
     phone_order: int = 2
+    phone_histories: int = 3500
+    phone_smooth: bool = True
     max_frames: int = 6000
 
     def __post_init__(self) -> None:
         check_ranges(self, steps="[1, inf)", lr="(0, inf)", decay="[0, inf)", hyps="[1, inf)", lm_scale="[0, inf)")
-        check_ranges(self, phone_order="[1, 6]", max_frames="[1, inf)")
+        check_ranges(self, phone_order="[1, 6]", max_frames="[1, inf)", phone_histories="[0, inf)")
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,11 @@ def read_supervision(
         for nbest in read_nbest(path)
         if nbest.hyps[0].text
     }
+
+
+def recognized(path: PathLike, n_hyps: int) -> list[str]:
+    """What the best hypotheses of a first pass's n-best file say."""
+    return [hyp.text for nbest in read_nbest(path) for hyp in nbest.hyps[:n_hyps]]
 
 
 def save_logits(path: PathLike, logits: Mapping[str, Tensor], key: str) -> None:

@@ -106,12 +106,12 @@ def _adapt(
     """LHUC logits by speaker after a first pass; what they depend on is added to `key`."""
     import sys
 
-    from mpq.am.adapt import LhucConfig, adapt, check_speakers, load_logits, read_supervision, save_logits
+    from mpq.am.adapt import LhucConfig, adapt, check_speakers, load_logits, read_supervision, recognized, save_logits
     from mpq.am.decode import decode_set
     from mpq.fst.backend import path_sums
     from mpq.fst.fsa import ctc_graph
     from mpq.io import BadInput, hash_config, read_text
-    from mpq.train.am import phone_model
+    from mpq.train.graphs import phone_model
 
     options = make_config(LhucConfig, args, "lhuc")
     check_speakers(features)
@@ -124,8 +124,10 @@ def _adapt(
     if logits is None:
         first = decode_set(model, features, decoder, first_pass, key, args.nj)
         print(f"decode: first pass: {first}", file=sys.stderr)
-        phone_lm = phone_model(texts, lexicon, options.phone_order)
-        supervision = read_supervision(first_pass / "nbest.jsonl.gz", lexicon, units, phone_lm, options)
+        nbest, smooth = first_pass / "nbest.jsonl.gz", options.phone_smooth
+        spoken = texts if smooth else [*texts, *recognized(nbest, options.hyps)]
+        phone_lm = phone_model(spoken, lexicon, options.phone_order, options.phone_histories, smooth)
+        supervision = read_supervision(nbest, lexicon, units, phone_lm, options)
         denominator = ctc_graph(units.expand(phone_lm.fsa))
         logits = adapt(model, features, supervision, denominator, options, args.nj, path_sums(args.fst))
         save_logits(path, logits, hash_config(key))

@@ -50,47 +50,87 @@ class PhoneNgram:
 
 
 def estimate_phone_ngram(
-    sentences: Iterable[Sequence[int]], n_phones: int, order: int = 2, min_count: int = 1, smooth: bool = True
+    sentences: Iterable[Sequence[int]], n_phones: int, order: int = 2, max_histories: int = 0, smooth: bool = True
 ) -> PhoneNgram:
     """Estimate a phone n-gram model from transcripts.
+
+    Kaldi's chain models (`chain-est-phone-lm --num-extra-lm-states=2000`) have a 4-gram that is not smooth, all
+    histories of up to two phones and 2,000 of three; which, they choose one after the other by what each adds to the
+    transcripts' likelihood. Here the most frequent ones are kept.
 
     Args:
         sentences: phone classes (1..n_phones) of each training utterance.
         n_phones: number of phones P.
         order: 1, 2, 3, ...; the acceptor has one state for each history of up to ``order - 1`` phones.
-        min_count: a history of two or more phones seen less often is replaced by a shorter one.
+        max_histories: at most so many histories of two or more phones, the most frequent ones; others are replaced by
+            their last phones. 0: all.
         smooth: Witten and Bell's interpolation (Chen and Goodman 1998, section 2.6) down to the uniform
             distribution: every phone may follow every history. False: relative frequencies, only what was
-            seen (as in Kaldi's chain models), for large orders, where arcs would be histories times phones.
+            seen (as in Kaldi's chain models), for large orders, where arcs would be histories times phones; a history
+            is counted where no longer one is kept, so that the frequencies are the likeliest for these histories.
 
     Raises:
         ValueError: order below 1, a phone out of range, or no sentences.
     """
     if order < 1:
         raise ValueError(f"order ({order}) must be at least 1")
-    counts: dict[History, Counter[int]] = defaultdict(Counter)
-    for sentence in sentences:
-        if any(not 1 <= phone <= n_phones for phone in sentence):
-            raise ValueError(f"phones must be 1 to {n_phones}: {list(sentence)}")
-        padded = (_BEGIN, *sentence, _END)
-        for i in range(1, len(padded)):
-            for length in range(min(order - 1, i) + 1):
-                counts[padded[i - length : i]][padded[i]] += 1
+    counts = _count(sentences, n_phones, order)
     if not counts:
         raise ValueError("no sentences to estimate a phone n-gram model from")
-    kept = [h for h in counts if len(h) < 2 or counts[h].total() >= min_count]
+    # What a kept history begins and ends with is as frequent and shorter, so it is kept too.
+    long = sorted((h for h in counts if len(h) > 1), key=lambda h: (-counts[h].total(), len(h), h))
+    kept = [h for h in counts if len(h) < 2] + long[: max_histories or None]
     histories = {h: i for i, h in enumerate(sorted(kept, key=lambda h: (len(h), h)))}
-    prob = np.zeros((len(histories), n_phones + 1))
-    next_history = np.zeros(prob.shape, np.int64)
-    for history, row in histories.items():
-        seen = np.zeros(n_phones + 1)
-        seen[list(counts[history])] = list(counts[history].values())
-        kinds = np.count_nonzero(seen) if smooth else 0
-        shorter = prob[histories[history[1:]]] if history else np.full(n_phones + 1, 1 / (n_phones + 1))
-        prob[row] = (seen + kinds * shorter) / (seen.sum() + kinds)
-        next_history[row] = [_longest((*history, phone), order, histories) for phone in range(n_phones + 1)]
+    prob = (_smooth if smooth else _relative)(counts, histories, n_phones, order)
+    next_history = np.array(
+        [[_longest((*history, phone), order, histories) for phone in range(n_phones + 1)] for history in histories]
+    )
     with np.errstate(divide="ignore"):
         return PhoneNgram(np.log(prob), next_history, histories[(_BEGIN,) if order > 1 else ()])
+
+
+def _count(sentences: Iterable[Sequence[int]], n_phones: int, order: int) -> dict[History, Counter[int]]:
+    """What follows each history of up to `order - 1` phones, and how often."""
+    ngrams: Counter[History] = Counter()
+    # Copies of other speeds say the same: it is read once.
+    for sentence, number in Counter(map(tuple, sentences)).items():
+        if not all(1 <= phone <= n_phones for phone in sentence):
+            raise ValueError(f"phones must be 1 to {n_phones}: {list(sentence)}")
+        padded = (_BEGIN, *sentence, _END)
+        here = Counter(padded[max(0, i - order) : i] for i in range(2, len(padded) + 1))
+        for ngram, times in here.items():
+            ngrams[ngram] += times * number
+    counts: dict[History, Counter[int]] = defaultdict(Counter)
+    for ngram, number in ngrams.items():
+        for begin in range(len(ngram)):
+            counts[ngram[begin:-1]][ngram[-1]] += number
+    return counts
+
+
+def _smooth(counts: dict[History, Counter[int]], histories: dict[History, int], n_phones: int, order: int) -> Floats:
+    """Probabilities ``(H, P + 1)`` by Witten and Bell's interpolation; shorter histories come first."""
+    prob = np.zeros((len(histories), n_phones + 1))
+    for history, row in histories.items():
+        seen = _row(counts[history], n_phones)
+        kinds = np.count_nonzero(seen)
+        shorter = prob[histories[history[1:]]] if history else np.full(n_phones + 1, 1 / (n_phones + 1))
+        prob[row] = (seen + kinds * shorter) / (seen.sum() + kinds)
+    return prob
+
+
+def _relative(counts: dict[History, Counter[int]], histories: dict[History, int], n_phones: int, order: int) -> Floats:
+    """Relative frequencies ``(H, P + 1)``; zero for a history that a sentence always has a longer one in place of."""
+    seen = np.zeros((len(histories), n_phones + 1))
+    for history, following in counts.items():
+        if len(history) == order - 1 or history[:1] == (_BEGIN,):  # all that is known at its places
+            seen[_longest(history, order, histories)] += _row(following, n_phones)
+    return np.asarray(seen / np.maximum(seen.sum(1, keepdims=True), 1.0))
+
+
+def _row(following: Counter[int], n_phones: int) -> Floats:
+    row = np.zeros(n_phones + 1)
+    row[list(following)] = list(following.values())
+    return row
 
 
 def _longest(phones: History, order: int, histories: dict[History, int]) -> int:

@@ -24,14 +24,14 @@ from mpq.am.base import AcousticModel
 from mpq.am.model import ModelConfig, arch_of, check_features, make_am, run_batch
 from mpq.am.tdnn import TdnnConfig
 from mpq.am.tdnnf import UnitDropout
-from mpq.data.batches import Batch, FeatureSet, Normalization, SpecAugment, batches
+from mpq.data.batches import Batch, FeatureSet, Normalization, SpecAugment, batches, read_ahead
 from mpq.fst.backend import Backend, path_sums
-from mpq.fst.fsa import Fsa, ctc_graph, pronunciation_graph
+from mpq.fst.fsa import Fsa
 from mpq.fst.lfmmi import lfmmi_loss, total_score
-from mpq.fst.phone_lm import PhoneNgram, apply_phone_ngram, estimate_phone_ngram
 from mpq.fst.units import Units
 from mpq.io import BadInput, check_ranges, hash_config, sha256_file
 from mpq.lang.lexicon import Lexicon
+from mpq.train.graphs import PhoneGraphs, phone_model
 from mpq.train.loop import FitConfig, Plugin, world
 from mpq.train.orthonormal import SemiOrthogonal
 from mpq.train.trainee import Trainee
@@ -48,7 +48,11 @@ class AmConfig:
         fit: epochs, learning rate, seed and so on.
         ctc_part: part of the training (0 to 1) by CTC alone before LF-MMI begins.
         den_scale: weight of the denominator in LF-MMI.
-        phone_order: order of the denominator's phone n-gram model.
+        phone_order: order of the denominator's phone n-gram model, which is estimated from the training transcripts.
+        phone_histories: at most so many histories of two or more phones in it, the most frequent ones; 0: all.
+        phone_smooth: it is smooth: every phone may follow every history. False: only what was seen, as in Kaldi, which
+            leaves a 4-gram a third of the arcs; the held-out loss is then computed with a model of its own, of the
+            held-out transcripts too, since others may not have a path in the first one.
         max_frames: frames (10 ms) of a batch, padding included.
         normalization: mean and variance of the features by utterance or by speaker, or none. A short utterance says
             little about its channel, but decoding by speaker needs all of a speaker's utterances.
@@ -67,6 +71,8 @@ class AmConfig:
     ctc_part: float = 0.4
     den_scale: float = 1.0
     phone_order: int = 2
+    phone_histories: int = 3500
+    phone_smooth: bool = True
     max_frames: int = 10000
     normalization: Normalization = "utterance"
     augment: bool = True
@@ -78,7 +84,7 @@ class AmConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, ctc_part="[0, 1]", phone_order="[1, 6]", max_frames="[1, inf)", den_scale="[0, inf)")
-        check_ranges(self, xent="[0, inf)", lhuc="[0, 1]")
+        check_ranges(self, xent="[0, inf)", lhuc="[0, 1]", phone_histories="[0, inf)")
         parse_schedule(self.dropout_schedule)
 
 
@@ -88,6 +94,8 @@ class AmTask:
     Attributes:
         acoustic: the acoustic model.
         model: the same with what only its training needs.
+        graphs: of LF-MMI on the training transcripts.
+        held_out: of LF-MMI on the held-out ones; the same where the phone n-gram model is smooth.
 
     Args:
         config: how to train.
@@ -128,9 +136,9 @@ class AmTask:
             check_speakers(train)
         self._speakers = {name: i for i, name in enumerate(sorted(set(train.speakers)))} if config.lhuc else {}
         self.model: nn.Module = Trainee(self.acoustic, len(self._speakers), config.xent > 0.0)
-        self.phone_lm = phone_model(train.texts, lexicon, config.phone_order)
-        self.denominator = ctc_graph(self.units.expand(self.phone_lm.fsa))
-        self._numerators: dict[str, Fsa] = {}
+        self.graphs = self.held_out = self._graphs(train.texts)
+        if not config.phone_smooth:
+            self.held_out = self._graphs([*train.texts, *filter(self._is_known, dev.texts)])
         self._path_sums = path_sums(config.fst)
         _leave_out_misfits(train, self.numerator, self.acoustic)
         if not any(self._is_known(text) for text in dev.texts):
@@ -141,19 +149,26 @@ class AmTask:
         """What the training of this model needs besides its loss."""
         return [SemiOrthogonal(self.acoustic)] if self.acoustic.semi_orthogonal() else []
 
+    def _graphs(self, texts: Sequence[str]) -> PhoneGraphs:
+        config = self.config
+        phone_lm = phone_model(texts, self.lexicon, config.phone_order, config.phone_histories, config.phone_smooth)
+        return PhoneGraphs(phone_lm, self.lexicon, self.units)
+
+    @property
+    def denominator(self) -> Fsa:
+        """Of the training transcripts."""
+        return self.graphs.denominator
+
     def numerator(self, text: str) -> Fsa:
-        """Frame-level acceptor of all pronunciations of `text`, weighted by the phone n-gram model."""
-        if text not in self._numerators:
-            phones = pronunciation_graph([self.lexicon.pronunciations(word) for word in text.split()])
-            self._numerators[text] = ctc_graph(self.units.expand(apply_phone_ngram(phones, self.phone_lm)))
-        return self._numerators[text]
+        """Of a training transcript."""
+        return self.graphs.numerator(text)
 
     def _is_known(self, text: str) -> bool:
         return bool(text.split()) and all(word in self.lexicon for word in text.split())
 
     def fits(self, text: str, n_frames: int) -> bool:
-        """Whether words of the lexicon were said, in as many output frames as they need at least."""
-        return self._is_known(text) and self.numerator(text).min_frames <= n_frames
+        """Whether words of the lexicon were said, in as many output frames as they need at least (held-out speech)."""
+        return self._is_known(text) and self.held_out.numerator(text).min_frames <= n_frames
 
     def steps_per_epoch(self) -> int:
         """Batches of an epoch in each process."""
@@ -163,11 +178,11 @@ class AmTask:
         """Batches of one speed copy of each utterance, drawn with the order from the seed and the epoch."""
         config = self.config
         rank, world_size = world()
-        return batches(
+        return read_ahead(batches(
             self.train, config.fit.seed, epoch, max_frames=config.max_frames,
             augment=config.augment and config.masks, shuffle=True,
             one_copy=True, rank=rank, world_size=world_size,
-        )  # fmt: skip
+        ))  # fmt: skip
 
     def loss(self, model: nn.Module, batch: Batch, done: float) -> Tensor:
         """Loss per output frame."""
@@ -227,8 +242,8 @@ class AmTask:
             texts = [batch.texts[i] for i in known]
             if not texts:
                 continue
-            numerators = [self.numerator(text) for text in texts]
-            losses = lfmmi_loss(log_probs, lengths, numerators, self.denominator, path_sums=self._path_sums)
+            numerators = [self.held_out.numerator(text) for text in texts]
+            losses = lfmmi_loss(log_probs, lengths, numerators, self.held_out.denominator, path_sums=self._path_sums)
             loss += losses.sum().item()
             frames += int(lengths.sum())
             best = log_probs.argmax(-1).cpu()
@@ -248,12 +263,6 @@ def collapse(classes: Iterable[int], blank: int = 0) -> list[int]:
             phones.append(unit)
         last = unit
     return phones
-
-
-def phone_model(texts: Iterable[str], lexicon: Lexicon, order: int) -> PhoneNgram:
-    """Phone n-gram model of the training transcripts, each word by its first pronunciation."""
-    sentences = [[p for word in text.split() for p in lexicon.pronunciations(word)[0]] for text in texts]
-    return estimate_phone_ngram(sentences, len(lexicon.phones), order)
 
 
 def parse_schedule(text: str) -> tuple[list[float], list[float]]:

@@ -41,7 +41,7 @@ class QuantAmConfig:
         admm: how ADMM is run, where it is what trains.
         ctc_part: part of the training (0 to 1) by CTC alone before LF-MMI begins.
         den_scale: weight of the denominator in LF-MMI.
-        phone_order: order of the denominator's phone n-gram model.
+        phone_order, phone_histories, phone_smooth: of the denominator's phone n-gram model, as for the float model.
         max_frames: frames (10 ms) of a batch, padding included.
         augment: SpecAugment.
         norms_part: part of the training (0 to 1) after which the statistics of batch normalization stand, so that the
@@ -57,6 +57,8 @@ class QuantAmConfig:
     ctc_part: float = 0.0
     den_scale: float = 1.0
     phone_order: int = 2
+    phone_histories: int = 3500
+    phone_smooth: bool = True
     max_frames: int = 10000
     augment: bool = True
     norms_part: float = 0.5
@@ -66,6 +68,7 @@ class QuantAmConfig:
     def __post_init__(self) -> None:
         check_ranges(self, distill="[0, 1]", norms_part="[0, 1]", cotrain_bits="[0, 8]", ctc_part="[0, 1]")
         check_ranges(self, phone_order="[1, 6]", max_frames="[1, inf)", den_scale="[0, inf)")
+        check_ranges(self, phone_histories="[0, inf)")
 
     def am_config(self, acoustic: AcousticModel) -> AmConfig:
         """The same for the task of a float model."""

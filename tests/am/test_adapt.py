@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from mpq.am import Tdnn, TdnnConfig
-from mpq.am.adapt import LhucConfig, adapt, load_logits, read_supervision, save_logits, supervision_graph
+from mpq.am.adapt import (
+    LhucConfig,
+    adapt,
+    load_logits,
+    read_supervision,
+    recognized,
+    save_logits,
+    supervision_graph,
+)
 from mpq.data.batches import Batch
 from mpq.fst.fsa import ctc_graph
 from mpq.fst.lfmmi import lfmmi_loss, total_score
@@ -17,6 +25,7 @@ from mpq.fst.phone_lm import estimate_phone_ngram
 from mpq.fst.units import Units
 from mpq.io import BadInput, Hyp, NBest, write_nbest
 from mpq.lang.lexicon import Lexicon
+from mpq.train.graphs import phone_model
 
 LEXICON = Lexicon({"yes": [["a", "b"]], "no": [["c"], ["c", "a"]], "go": [["b", "c"]]})
 UNITS = Units(LEXICON.phones)
@@ -115,6 +124,20 @@ def test_batches_processes_and_utterances_without_supervision() -> None:
         del graphs[utt]
     fewer = adapt(model, features, graphs, DENOMINATOR, config, 1)  # type: ignore[arg-type]
     assert torch.equal(fewer["s1"], one["s1"]) and not fewer["s2"].any()
+
+
+def test_what_was_recognized_has_a_path_in_a_model_that_is_not_smooth(tmp_path: Path) -> None:
+    model, features = make(), Features()
+    said = ["go yes", "", "no no", "yes", "go go go"]
+    lists = [NBest(utt, [Hyp(text, 0.0, -1.0)]) for utt, text in zip(features.utts, said, strict=True)]
+    write_nbest(tmp_path / "nbest.jsonl", lists)
+    config = LhucConfig(phone_order=4, phone_smooth=False)
+    found = recognized(tmp_path / "nbest.jsonl", config.hyps)
+    assert found == said
+    phone_lm = phone_model(["yes yes", *found], LEXICON, config.phone_order, config.phone_histories, smooth=False)
+    graphs = read_supervision(tmp_path / "nbest.jsonl", LEXICON, UNITS, phone_lm, config)
+    logits = adapt(model, features, graphs, ctc_graph(phone_lm.fsa), config, 1)  # type: ignore[arg-type]
+    assert all(r.isfinite().all() and r.any() for r in logits.values())
 
 
 def test_speakers_must_be_known() -> None:

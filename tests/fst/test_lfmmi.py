@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mpq.fst.fsa import Fsa, ctc_graph, pronunciation_graph
 from mpq.fst.lfmmi import lfmmi_loss, total_score
-from mpq.fst.phone_lm import apply_phone_ngram, estimate_phone_ngram
+from mpq.fst.phone_lm import PhoneNgram, apply_phone_ngram, estimate_phone_ngram
 from mpq.io import BadInput
 
 SENTENCES = [[1, 2, 3], [2, 2, 1], [3, 1], [1, 3, 3, 2], [2]]
@@ -180,6 +180,48 @@ def test_loss_is_never_negative_and_zero_for_the_only_sentence() -> None:
     log_probs = torch.randn(1, 9, 3).log_softmax(-1)
     loss = lfmmi_loss(log_probs, torch.tensor([9]), [numerator], ctc_graph(model.fsa))
     assert loss.item() == pytest.approx(0.0, abs=1e-5)
+
+
+def score(model: PhoneNgram, phones: list[int]) -> float:
+    """Natural-log probability of a phone sequence."""
+    state, total = model.start, 0.0
+    for phone in phones:
+        total += float(model.log_prob[state, phone])
+        state = int(model.next_history[state, phone])
+    return total + float(model.log_prob[state, 0])
+
+
+@pytest.mark.parametrize("max_histories", [0, 1, 2, 4, 7, 12])
+def test_frequent_histories_are_states_and_what_was_said_keeps_its_path(max_histories: int) -> None:
+    rng = np.random.default_rng(max_histories)
+    said = [rng.choice(4, rng.integers(1, 8), p=[0.5, 0.3, 0.15, 0.05]).tolist() for _ in range(60)]
+    said = [[phone + 1 for phone in sentence] for sentence in said]
+    model = estimate_phone_ngram(said, 4, 4, max_histories, smooth=False)
+    assert len(model.fsa.final) <= len(model.log_prob) <= (6 + max_histories if max_histories else 200)
+    total = np.bincount(model.fsa.src, np.exp(model.fsa.weight), len(model.fsa.final)) + np.exp(model.fsa.final)
+    np.testing.assert_allclose(total, 1.0, rtol=1e-12)
+    likelihood = sum(score(model, sentence) for sentence in said)
+    assert np.isfinite(likelihood) and likelihood > sum(score(estimate_phone_ngram(said, 4, 2), s) for s in said)
+    # the likeliest for these states: any other weights of the same arcs are worse
+    seen = np.zeros_like(model.log_prob)
+    for sentence in said:
+        state = model.start
+        for phone in [*sentence, 0]:
+            seen[state, phone] += 1
+            state = int(model.next_history[state, phone])
+    used = seen.sum(1) > 0
+    np.testing.assert_allclose(np.exp(model.log_prob[used]), seen[used] / seen[used].sum(1, keepdims=True))
+    graph = ctc_graph(model.fsa)
+    log_probs = torch.randn(len(said), 20, 5).log_softmax(-1)
+    numerators = [ctc_graph(apply_phone_ngram(pronunciation_graph([[s]]), model)) for s in said]
+    assert (lfmmi_loss(log_probs, torch.full((len(said),), 20), numerators, graph) > -1e-4).all()
+
+
+def test_a_smooth_model_of_few_histories_knows_every_sequence() -> None:
+    whole, few = (estimate_phone_ngram(SENTENCES, 3, 4, n) for n in (0, 3))
+    assert len(few.log_prob) == 5 + 3 < len(whole.log_prob)
+    assert all(np.isfinite(score(few, phones)) for phones in ([1, 1, 1, 1], [3, 2, 1], []))
+    assert len(few.fsa.src) == 3 * len(few.fsa.final)
 
 
 def test_utterance_shorter_than_its_transcript_is_named() -> None:

@@ -20,7 +20,8 @@ from mpq.fst.units import Units
 from mpq.io import BadInput
 from mpq.lang.lexicon import Lexicon
 from mpq.quant import read_model_file
-from mpq.train.am import AmConfig, AmTask, collapse, phone_model, run_key
+from mpq.train.am import AmConfig, AmTask, collapse, run_key
+from mpq.train.graphs import phone_model
 from mpq.train.loop import FitConfig, fit
 from mpq.train.trainee import Trainee
 
@@ -117,7 +118,7 @@ def test_k2_trains_by_the_same_loss_and_gradient(features: Path) -> None:
 
 def phone_log_prob(task: AmTask, phones: list[int]) -> float:
     """Natural-log probability of a phone sequence under the denominator's bigram."""
-    model, state, total = task.phone_lm, task.phone_lm.start, 0.0
+    model, state, total = task.graphs.phone_lm, task.graphs.phone_lm.start, 0.0
     for phone in phones:
         total += float(model.log_prob[state, phone])
         state = int(model.next_history[state, phone])
@@ -146,6 +147,39 @@ def test_few_that_do_not_fit_are_left_out(
     task.model.eval()
     with torch.no_grad():
         assert np.isfinite(task.validate()["loss"])
+
+
+def test_held_out_sequences_that_training_has_not_are_scored(features: Path) -> None:
+    options = config(ctc_part=0.0, phone_order=4, phone_smooth=False)
+    train, dev = FeatureSet(features), FeatureSet(features)
+    train.texts[:] = ["ab ca ab ca" for _ in train.texts]
+    task = AmTask(options, train, dev, LEXICON)
+    task.model.eval()
+    unseen = [text for text in dev.texts if np.isinf(task.numerator(text).min_frames)]
+    assert len(unseen) > 40, "no path through the model of the training transcripts"
+    frames = task.acoustic.out_lengths(torch.from_numpy(dev.lengths)).tolist()
+    assert all(task.fits(text, n) for text, n in zip(dev.texts, frames, strict=True))
+    batch = dev.batch(range(len(dev)))
+    with torch.no_grad():
+        log_probs, lengths = task.acoustic(batch.features, batch.lengths)
+        graphs = [task.held_out.numerator(text) for text in batch.texts]
+        losses = lfmmi_loss(log_probs, lengths, graphs, task.held_out.denominator)
+        assert (losses > 0.0).all() and losses.isfinite().all()
+        assert task.validate()["loss"] == pytest.approx((losses.sum() / lengths.sum()).item(), rel=1e-4)
+        assert task.loss(task.model, next(task.batches(0)), 1.0) > -1e-4
+    assert len(task.denominator.src) < len(task.held_out.denominator.src)
+    smooth = AmTask(config(phone_order=4), train, dev, LEXICON)
+    assert smooth.held_out is smooth.graphs
+
+
+def test_it_learns_with_a_four_gram_that_is_not_smooth(features: Path, tmp_path: Path) -> None:
+    options = config(ctc_part=0.3, phone_order=4, phone_smooth=False, phone_histories=20)
+    task = AmTask(options, FeatureSet(features), FeatureSet(features), LEXICON)
+    task.model.eval()
+    with torch.no_grad():
+        before = task.validate()
+    result = fit(task, options.fit, tmp_path)
+    assert 0.0 < result.best["loss"] < 0.5 * before["loss"] and result.best["per"] < 40.0
 
 
 def test_a_word_outside_the_lexicon_is_named(features: Path) -> None:
@@ -197,6 +231,7 @@ def test_the_model_is_seeded(features: Path) -> None:
     [
         ({"ctc_part": 1.5}, "ctc_part: 1.5 must be at least 0 and at most 1"),
         ({"phone_order": 0}, "phone_order: 0 must be at least 1"),
+        ({"phone_histories": -1}, "phone_histories: -1 must be at least 0"),
         ({"max_frames": 0}, "max_frames: 0 must be at least 1"),
         ({"den_scale": -1.0}, "den_scale: -1.0 must be at least 0"),
     ],
