@@ -9,9 +9,10 @@ Writes  --out: the lists, best first, with the neural LM's score "nnlm" and the 
 
 score = am + ngram_weight * lm + lm_weight * nnlm + word_bonus * words
 
-Without --lm the scores "nnlm" that are in the lists are used, if any.  --tune REF finds weights that make few
-word errors against the Kaldi text REF, those of the weights around them counted in: the middle of a good region, since
-the very best point is luck. Use a development set, never a test set; lattices take its result by --weights.
+Without --lm the scores "nnlm" that are in the lists are used, if any; --lm without a weight only adds them to lists in
+JSON.  --tune REF finds weights that make few word errors against the Kaldi text REF, those of the weights around them
+counted in: the middle of a good region, since the very best point is luck. Use a development set, never a test set;
+lattices take its result by --weights.
 --nbest takes several files, --out and --hyp-out then one for each: weights are tuned on the first, which REF is of.
 
 --arpa gives lists the scores "lm", and lattices the graph costs, of another n-gram model first, such as the whole one
