@@ -105,12 +105,13 @@ train_float_am() {
 
 # Stage 5: lattices and n-best lists
 decode_sets() {
-  local set cuts adapt=()
+  local set cuts adapt=() lhuc_conf=()
   [ "$lhuc" != true ] || adapt=(--adapt lhuc --transcripts "$exp/data/train/text")
+  [ "$lhuc" != true ] || [ ! -e conf/lhuc.yaml ] || lhuc_conf=(conf/lhuc.yaml)
   for set in "${sets[@]}"; do
     find_cuts "$set"
-    step "$set" --gpu 1 --in "$exp/am/model.mpq" "$exp/lang/HLG.fst" "$cuts" --out "$exp/decode/$set/nbest.jsonl.gz" \
-      -- mpq decode --am "$exp/am/model.mpq" --features "$cuts" --lang "$exp/lang" --out "$exp/decode/$set" --nj "$nj" "${adapt[@]}"
+    step "$set" --gpu 1 --in "$exp/am/model.mpq" "$exp/lang/HLG.fst" "$cuts" "${lhuc_conf[@]}" --out "$exp/decode/$set/nbest.jsonl.gz" \
+      -- mpq decode --am "$exp/am/model.mpq" --features "$cuts" --lang "$exp/lang" --out "$exp/decode/$set" --nj "$nj" "${lhuc_conf[@]/#/--config=}" "${adapt[@]}"
   done
 }
 

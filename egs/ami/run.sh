@@ -23,9 +23,10 @@ exp=$exp_dir
 sets=(dev eval)
 systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit lstm-{2,1}bit-rounded)
 given_corpus --mic "$mic" --nj "$nj"
-disk=20 memory=8 prune=1e-7
+disk=20 prune=1e-7
+memory=$((7 + (gpus > 1 ? gpus : 1))) # each process of training holds manifests and LF-MMI's graphs
 # counting the trigrams of Fisher's 22 million words takes about 6 to 7 GB, beside what else runs
-[ -z "$(find -H "${corpus_dirs[@]}" -name 'fe_03_*.txt' -print -quit 2> /dev/null)" ] || memory=12
+[ -z "$(find -H "${corpus_dirs[@]}" -name 'fe_03_*.txt' -print -quit 2> /dev/null)" ] || memory=$((memory > 12 ? memory : 12))
 if [ "$smoke" = true ]; then
   prune=1e-5 disk=1 memory=4 lms=(lstm) systems=(lstm-2bit)
   small_am=(--fit.epochs 2 --fit.average 0 --max_frames 4000 --model.hidden 48 --model.bottleneck 16 --model.first_bottleneck 16

@@ -21,6 +21,7 @@ rows_of_lm=()
 for lm in lstm transformer; do
   rows_of_lm+=("$lm" "$lm"-{ste,admm}-{8,4,3,2,1} "$lm"-{kl,hessian,nas,kl-node}-{4,3,2} "$lm"-kl-node-{18,20,24}x "$lm"-{random,rule}-{3,2}
     "$lm"-{kl,hessian,nas}-admm-2 "$lm"-lossless "$lm"-{ste,admm}-2-seed{1,2})
+  [ "$lm" = lstm ] || rows_of_lm+=("$lm"-nas-2-seed{1,2}) # little better than the same bits everywhere
   [ "$lm" != lstm ] || rows_of_lm+=("$lm"-{ste,admm}-scratch-1)
 done
 mixed_train=ste # or admm

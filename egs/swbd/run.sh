@@ -22,7 +22,8 @@ exp=$exp_dir
 systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit lstm-{2,1}bit-rounded)
 # shellcheck disable=SC2119  # it has no options of its own
 given_corpus
-prune=1e-7 disk=50 memory=24 units=biphones
+prune=1e-7 disk=50 units=biphones
+memory=$((20 + 4 * (gpus > 1 ? gpus : 1))) # each process of training holds manifests and LF-MMI's graphs
 if [ "$smoke" = true ]; then
   prune=1e-4 disk=1 memory=4 lms=(lstm) systems=(lstm-2bit) units=phones # some 70 utterances teach no 1,560 biphones
   small_am=(--fit.epochs 6 --fit.average 2 --fit.lr 0.003 --ctc_part 0.8 --max_frames 1000 --model.hidden 64 --model.bottleneck 16 --model.first_bottleneck 16

@@ -104,7 +104,7 @@ def _add_rare_arguments(parser: ArgumentParser) -> None:
     group.add_argument("--table", type=Literal["uniform", "pow2", "asym"], default="uniform", help="the levels")
     group.add_argument("--seed", type=int, default=1, help="of samples, probes and random plans")
     group.add_argument("--loss", type=Literal["lfmmi", "ctc"], default="lfmmi", help="of an acoustic model")
-    group.add_argument("--phone-order", type=int, default=2, help="of the phone n-gram model of LF-MMI's denominator")
+    group.add_argument("--phone-order", type=int, default=2, help="of LF-MMI's phone n-gram model, smooth")
     group.add_argument("--tokenizer", type=str, metavar="FILE", help="the model's units (default: beside the model)")
     group.add_argument("--cache", type=str, metavar="DIR", help="for tokenized text (default: DIR of --dev/units)")
 
