@@ -46,7 +46,8 @@ def run_command(command: list[str], folder: str, output: Path) -> int:
         except OSError as error:
             file.write(f"cannot run {command[0]}: {error.strerror}\n".encode())
             return 127
-    if status == -signal.SIGTERM and "SLURM_JOB_ID" in os.environ:
+    # a shell whose own command hears of it first tells that by its status
+    if status in (-signal.SIGTERM, 128 + signal.SIGTERM) and "SLURM_JOB_ID" in os.environ:
         time.sleep(KILL_SECONDS)
     return status if status >= 0 else 128 - status
 
