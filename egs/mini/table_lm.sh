@@ -52,6 +52,7 @@ row_search() {
   [ "$method" != nas ] || row_costs+=-at-$row_bits row_aim=$row_bits
   row_search=(mpq search --config "$row_conf" --method "$method" --level "$level" --model "$exp/table-lm/lm/$row_lm/model.mpq"
     --text "$exp/data/lm/train.txt" --dev "$exp/data/lm/dev.txt" --seed "$seed" --costs "$row_costs/costs.json" "${small_search[@]}")
+  [ "$method" != nas ] || row_search+=(--nas.fit.seed "$((seed + 1))")
 }
 
 # Stage 7: what each method measures once for a model, then the plan of every row

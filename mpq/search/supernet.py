@@ -24,7 +24,7 @@ from mpq.search.data import SearchData
 from mpq.train.loop import FitConfig
 
 SAMPLING = ("softmax", "gumbel", "hard")
-_HIGHEST = 64.0  # price of a bit: e^-64 of a chance are none
+_HIGHEST = 64.0  # price of a bit, where logits differ by less: e^-64 of a chance are none
 
 
 @dataclass
@@ -193,7 +193,7 @@ class Supernet(nn.Module):
 
 
 class BudgetNet(Supernet):
-    """A supernet whose expected bits are the budget's at every step.
+    """A supernet whose expected bits, by the probabilities that samples are drawn from, are the budget's at every step.
 
     A bit has a price λ, `p_n^l ~ exp(logit_n^l - λ n)`, which is no weight to be tuned but what the budget makes it,
     and gradients see it move: a matrix takes bits only from others that lose less by it. At first all have the same
@@ -216,8 +216,9 @@ class BudgetNet(Supernet):
 
     def _price(self, rows: Tensor) -> Tensor | float:
         """What makes the bits of the budget expected."""
-        low, high = -_HIGHEST, _HIGHEST
         with torch.no_grad():
+            high = max(_HIGHEST, 2.0 * (rows.amax() - rows.amin()).item())
+            low = -high
             for _ in range(40):
                 price = (low + high) / 2
                 low, high = (price, high) if self._spent(rows, price)[0] > self._budget else (low, price)

@@ -114,6 +114,14 @@ def test_the_bits_of_the_budget_are_expected_whatever_the_logits(model: Language
     assert sum(gained) > 0 if 2.0 < budget < 8.0 else sum(gained) == pytest.approx(0, abs=1e-2 * sum(sizes))
 
 
+def test_steep_logits_have_their_price(model: LanguageModel) -> None:
+    """However far the search has moved them."""
+    net = BudgetNet(copy.deepcopy(model), GRID, config(logit_speed=1.0), 3.0)
+    for row in net.logits:
+        row.data = torch.tensor([0.0, 200.0, 600.0])
+    assert net.average_bits([row.exp() for row in net.log_alphas().values()]).item() == pytest.approx(3.0, abs=1e-3)
+
+
 def expected_bits(table: Any, shapes: dict[str, tuple[int, ...]]) -> float:
     bits = torch.tensor(GRID.candidates, dtype=torch.float64)
     enough = {name: (-rows[0] / math.prod(shapes[name])).exp() for name, rows in table.items()}
