@@ -106,8 +106,10 @@ train_float_am() {
 # Stage 5: lattices and n-best lists
 decode_sets() {
   local set cuts adapt=() lhuc_conf=()
-  [ "$lhuc" != true ] || adapt=(--adapt lhuc --transcripts "$exp/data/train/text")
-  [ "$lhuc" != true ] || [ ! -e conf/lhuc.yaml ] || lhuc_conf=(conf/lhuc.yaml)
+  if [ "$lhuc" = true ]; then
+    adapt=(--adapt lhuc --transcripts "$exp/data/train/text")
+    [ ! -e conf/lhuc.yaml ] || lhuc_conf=(conf/lhuc.yaml)
+  fi
   for set in "${sets[@]}"; do
     find_cuts "$set"
     step "$set" --gpu 1 --in "$exp/am/model.mpq" "$exp/lang/HLG.fst" "$cuts" "${lhuc_conf[@]}" --out "$exp/decode/$set/nbest.jsonl.gz" \

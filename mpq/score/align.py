@@ -8,7 +8,7 @@ sclite's rules.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -19,7 +19,6 @@ Op = Literal["C", "S", "I", "D"]
 _INSERT_OR_DELETE = 3
 _SUBSTITUTE = 4
 _LONG = 100  # recognized words from which a row of the table is faster in numpy
-_NONE = np.empty((0, 2, 0), np.uint8)
 
 
 class Pair(NamedTuple):
@@ -50,12 +49,10 @@ def align(ref: Sequence[str], hyp: Sequence[str]) -> list[Pair]:
     while n_ref and n_hyp and ref[n_ref - 1] == hyp[n_hyp - 1]:
         n_ref, n_hyp = n_ref - 1, n_hyp - 1
     pairs = [Pair("C", r, h) for r, h in zip(reversed(ref[n_ref:]), reversed(hyp[n_hyp:]), strict=True)]
-    is_long = n_hyp >= _LONG
-    table = [] if is_long else _moves(ref[:n_ref], hyp[:n_hyp])
-    packed = _packed_moves(ref[:n_ref], hyp[:n_hyp]) if is_long else _NONE
+    last_move = (_long_moves if n_hyp >= _LONG else _short_moves)(ref[:n_ref], hyp[:n_hyp])
     i, j = n_ref, n_hyp
     while i or j:
-        move = _packed_move(packed, i, j) if is_long else table[i][j]
+        move = last_move(i, j)
         if move == "I":
             j -= 1
             pairs.append(Pair("I", None, hyp[j]))
@@ -67,6 +64,18 @@ def align(ref: Sequence[str], hyp: Sequence[str]) -> list[Pair]:
             pairs.append(Pair("C" if ref[i] == hyp[j] else "S", ref[i], hyp[j]))
     pairs.reverse()
     return pairs
+
+
+def _short_moves(ref: Sequence[str], hyp: Sequence[str]) -> Callable[[int, int], str]:
+    """Finds the last step, M, I or D, of the best alignment of so many first words of each."""
+    table = _moves(ref, hyp)
+    return lambda i, j: table[i][j]
+
+
+def _long_moves(ref: Sequence[str], hyp: Sequence[str]) -> Callable[[int, int], str]:
+    """The same in less time and memory where there are many recognized words."""
+    packed = _packed_moves(ref, hyp)
+    return lambda i, j: _packed_move(packed, i, j)
 
 
 def _moves(ref: Sequence[str], hyp: Sequence[str]) -> list[list[str]]:
