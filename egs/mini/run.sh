@@ -13,8 +13,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/../../utils/stage.sh"
 source "$stage_root/utils/stages.sh"
 # shellcheck source=utils/tables.sh
 source "$stage_root/utils/tables.sh"
-# shellcheck source=egs/mini/table_lm.sh
-source "$recipe_dir/table_lm.sh"
+# shellcheck source=utils/table_lm.sh
+source "$stage_root/utils/table_lm.sh"
 # shellcheck source=utils/table_am.sh
 source "$stage_root/utils/table_am.sh"
 # shellcheck source=egs/mini/table_both.sh
@@ -28,14 +28,15 @@ recipe "$@"
 exp=$exp_dir
 systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit
   lstm-{2,1}bit-rounded) # rounded and not trained any further: shows what quantized training is good for
-small=() small_search=() small_lossless=() waveforms=()
+small=() waveforms=()
 if [ "$smoke" = true ]; then
   small=(--smoke) small_am=(--fit.epochs 3 --max_frames 4000) small_lm=(--fit.epochs 1) small_dim=(--model.dim 128)
   systems=(lstm-{4,1}bit transformer-2bit lstm-2bit-rounded)
-  small_search=(--tokens 500 --hessian.max_probes 4 --nas.fit.epochs 1) small_lossless=(--max-perplexity-increase 1000000)
   [[ $table != @(conformer|ssl|both) ]] || model_options=(--model.layers 1)
 fi
-out=$exp/table-$table
+out=$exp/table-$table lm_units=$exp/lang/tokenizer.model
+# trained until dev stops improving, which the usual ones are not: more training alone cannot make a compressed one look good
+own_floats=true
 [ "$table" != ssl ] || features=waves waveforms=(--type waveform)
 
 if stage 0; then
@@ -65,7 +66,7 @@ if [[ $table = @(conformer|ssl) ]]; then
 fi
 if [ "$table" = both ]; then
   if stage 4; then for_parts conformer train_table_am; fi
-  if stage 6; then train_both_lms; fi
+  if stage 6; then for_parts lm train_table_lms; fi
   if stage 7; then for_parts conformer search_am_bits; for_parts lm search_table_bits; fi
   if stage 8; then for_parts conformer train_am_rows; for_parts lm train_table_rows; fi
   if stage 9; then rescore_both_rows; fi
@@ -78,13 +79,13 @@ if stage 4; then train_acoustic_model; fi
 if stage 5; then decode_sets; fi
 
 if [ "$table" = lm ]; then
-  if stage 6; then train_language_models "$exp/lang/tokenizer.model" conf/table "$exp/table-lm/lm" table-; fi
+  if stage 6; then train_table_lms; fi
   if stage 7; then search_table_bits; fi
   if stage 8; then train_table_rows; fi
   if stage 9; then rescore_table_rows; fi
-  if stage 10; then report_rows "$out" conf/table_lm.yaml table list_table_rows "$exp"/rescore/*/hyp-*.txt; fi
+  if stage 10; then report_table_lm; fi
 else
-  if stage 6; then train_language_models "$exp/lang/tokenizer.model"; fi
+  if stage 6; then train_language_models "$lm_units"; fi
   if stage 8; then quantize_systems; fi
   if stage 9; then rescore_systems; fi
   if stage 10; then report_results; fi

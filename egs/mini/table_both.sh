@@ -34,14 +34,6 @@ model_of() {
   esac
 }
 
-# Stage 6: the language models that the rows need
-train_both_lms() {
-  local lm needed=()
-  for lm in "${lms[@]}"; do [[ " ${chosen_rows[*]}" != *"+$lm"* ]] || needed+=("$lm"); done
-  local lms=("${needed[@]}")
-  train_language_models "$exp/lang/tokenizer.model" conf/table "$exp/table-lm/lm" table-
-}
-
 # Stage 9: the lists of every acoustic model, rescored by every language model it goes with
 rescore_both_rows() {
   local row
