@@ -10,7 +10,8 @@ Writes  OUT.mpq, packed (and a copy of a language model's units beside it); wher
 --train none rounds to nearest (post-training quantization); --train ste trains with the straight-through estimator
 from the float model, whose forward pass is the integer arithmetic of serving; --train admm trains float weights that
 are pulled towards quantized ones ever more firmly (--admm options), and keeps the quantized ones. --scratch true starts
-from random weights, --init FILE from those of that file, such as a one-stage search of `mpq search` leaves.
+from random weights, --init FILE from those of that file, such as a one-stage search of `mpq search` leaves with the
+scales that it learned; with --train none these are packed as they are.
 
 Examples:
   mpq quantize --model exp/lm/lstm/model.mpq --bits 8 --train none --out lstm-8.mpq
@@ -23,7 +24,7 @@ Examples:
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
     from mpq.train.lm import LmTexts
     from mpq.train.quant_am import AmData
 
+    _Init = dict[str, Tensor] | None
+    _Key = str | list[str]
+
+_Model = TypeVar("_Model", bound="nn.Module")
 _FOR_LMS = ("text", "tokenizer", "cache")
 _FOR_AMS = ("features", "lang")
 
@@ -52,7 +57,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--bits", type=int, metavar="N", help="bits of every weight, 1 to 8")
     parser.add_argument("--plan", type=str, metavar="YAML", help="bits of each weight matrix, instead of --bits")
     parser.add_argument("--train", type=Literal["none", "ste", "admm"], default="none", help="how to train")
-    parser.add_argument("--init", type=str, metavar="FILE", help="weights to train from, instead of --model's")
+    parser.add_argument("--init", type=str, metavar="FILE", help="weights to start from, instead of --model's")
     parser.add_argument("--text", type=str, metavar="FILE", help="language models: training text, to train")
     parser.add_argument("--features", type=str, metavar="MANIFEST", help="acoustic models: training features, to train")
     parser.add_argument("--dev", type=str, metavar="FILE", help="held-out text or features; needed to train")
@@ -99,8 +104,8 @@ def _check_kind(args: Namespace, arch: str, is_acoustic: bool) -> None:
     from mpq.io import BadInput
 
     kind, needs = ("an acoustic", "--features, --dev and --lang") if is_acoustic else ("a language", "--text and --dev")
-    if args.init is not None and (args.train == "none" or args.scratch):
-        raise BadInput("--init: weights to train from; give --train ste or admm, and leave --scratch out")
+    if args.init is not None and args.scratch:
+        raise BadInput("--init: weights to start from, --scratch true: random ones; leave one of the two out")
     for name in _FOR_LMS if is_acoustic else _FOR_AMS:
         if args[name] is not None:
             raise BadInput(f"--{name}: {args.model} is {kind} model ({arch}); it is trained with {needs}")
@@ -125,7 +130,7 @@ def _tell_unused(args: Namespace, is_acoustic: bool) -> None:
         )
 
 
-def _start(args: Namespace, model: nn.Module, plan: BitPlan) -> tuple[dict[str, Tensor] | None, str | list[str]]:
+def _start(args: Namespace, model: nn.Module, plan: BitPlan) -> tuple[_Init, _Key]:
     """The weights of --init, if any, with learned scales if it has some, and what identifies these and the model."""
     from mpq.io import BadInput, sha256_file
     from mpq.quant import model_path, read_model_file
@@ -147,6 +152,16 @@ def _start(args: Namespace, model: nn.Module, plan: BitPlan) -> tuple[dict[str, 
     if len(found) < len(weights) and stored.extra.get("plan") != dict(plan.bits):
         raise BadInput(f"{args.init}: holds scales for the bits of another plan; give the plan that it was made with")
     return weights, [key, sha256_file(model_path(args.init))]
+
+
+def _quantize_only(model: _Model, plan: BitPlan, init: _Init) -> _Model:
+    """Rounds the weights of a float model, or in their place those of --init, by the scales that were learned there."""
+    from mpq.train.quantized import load_start, quantize_start
+
+    if init is not None:
+        load_start(model, init)
+    quantize_start(model, plan, init)
+    return model
 
 
 def _plan(args: Namespace, model: nn.Module) -> BitPlan:
@@ -182,7 +197,6 @@ def _quantize_lm(args: Namespace) -> str:
     from mpq.cli._device import find_device
     from mpq.lm import load_float_lm, perplexity, save_lm
     from mpq.lm.files import check_units_copy
-    from mpq.quant import quantize_model
     from mpq.train.lm import LmTexts
 
     lm = load_float_lm(args.model, args.tokenizer)
@@ -194,14 +208,20 @@ def _quantize_lm(args: Namespace) -> str:
         texts = LmTexts.open(args.text or args.dev, args.dev, lm.tokenizer, cache)
         lm.model.to(find_device("auto"))  # where training trains
     before = perplexity(lm.model, texts.dev).value if texts else None
-    model = _train_lm(args, lm, plan, texts) if args.train != "none" else quantize_model(lm.model, plan)
+    init, key = _start(args, lm.model, plan)
+    if args.train == "none":
+        model = _quantize_only(lm.model, plan, init)
+    else:
+        model = _train_lm(args, lm, plan, texts, init, key)
     after = perplexity(model.eval(), texts.dev).value if texts else None
     figures = {"perplexity": round(after, 2)} if after else {}
     save_lm(args.out, model, lm.tokenizer, plan, {"train": args.train, **figures})
     return f", perplexity {before:.2f} -> {after:.2f}" if before and after else ""
 
 
-def _train_lm(args: Namespace, lm: LoadedLm, plan: BitPlan, texts: LmTexts | None) -> LanguageModel:
+def _train_lm(
+    args: Namespace, lm: LoadedLm, plan: BitPlan, texts: LmTexts | None, init: _Init, key: _Key
+) -> LanguageModel:
     """Straight-through training, or ADMM."""
     from mpq.io import BadInput
     from mpq.train.lm import QuantTrainConfig, train_quantized_lm
@@ -209,7 +229,6 @@ def _train_lm(args: Namespace, lm: LoadedLm, plan: BitPlan, texts: LmTexts | Non
     if texts is None or not args.text:
         raise BadInput(f"--train {args.train} needs the training text (--text) and the held-out text (--dev)")
     config = make_config(QuantTrainConfig, args)
-    init, key = _start(args, lm.model, plan)
     return train_quantized_lm(lm, plan, config, texts, f"{args.out}.train", key, args.train, init)[0]
 
 
@@ -218,7 +237,6 @@ def _quantize_am(args: Namespace, units: list[str]) -> str:
     from mpq.am.model import load_float_am, save_am
     from mpq.cli._device import find_device
     from mpq.io import BadInput
-    from mpq.quant import quantize_model
     from mpq.train.quant_am import QuantAmConfig, dev_loss, train_quantized_am
 
     model = load_float_am(args.model)
@@ -232,7 +250,7 @@ def _quantize_am(args: Namespace, units: list[str]) -> str:
         model.to(find_device("auto"))  # where training trains
     before = dev_loss(model, config, data) if data else None
     if args.train == "none":
-        quantize_model(model, plan)
+        model = _quantize_only(model, plan, init)
     else:
         assert data is not None
         model = train_quantized_am(model, plan, config, data, f"{args.out}.train", key, args.train, init)[0]

@@ -102,6 +102,9 @@ def _add_rare_arguments(parser: ArgumentParser) -> None:
     group.add_argument("--rule", type=str, default="", help="extra bits, as embedding.*=+2 (default: first, last +2)")
     group.add_argument("--scale", type=str, default="row", help="one for each row, matrix, or N columns")
     group.add_argument("--table", type=Literal["uniform", "pow2", "asym"], default="uniform", help="the levels")
+    group.add_argument(
+        "--a-bits", type=Literal[4, 8, 32], default=8, help="bits of the activations, as the plan shall say; 32: float"
+    )
     group.add_argument("--seed", type=int, default=1, help="of samples, probes and random plans")
     group.add_argument("--loss", type=Literal["lfmmi", "ctc"], default="lfmmi", help="of an acoustic model")
     group.add_argument("--phone-order", type=int, default=2, help="of LF-MMI's phone n-gram model, smooth")
@@ -193,15 +196,19 @@ def _load(args: Namespace) -> tuple[Searched, Grid]:
 
 def _plan(args: Namespace, searched: Searched, grid: Grid) -> BitPlan:
     """The best plan within --bits."""
+    from dataclasses import replace
+
     from mpq.quant import quantizable
     from mpq.search import uniform_plan_within
 
     shapes = quantizable(searched.model)
     if args.method == "uniform":
-        return uniform_plan_within(shapes, grid, args.bits)
-    if args.method == "one-stage":
-        return _one_stage(args, searched, grid)
-    return _costs(args, searched, grid).plan(shapes, args.bits)
+        plan = uniform_plan_within(shapes, grid, args.bits)
+    elif args.method == "one-stage":
+        plan = _one_stage(args, searched, grid)
+    else:
+        plan = _costs(args, searched, grid).plan(shapes, args.bits)
+    return replace(plan, a_bits=args.a_bits)
 
 
 def _one_stage(args: Namespace, searched: Searched, grid: Grid) -> BitPlan:
@@ -223,13 +230,16 @@ def _one_stage(args: Namespace, searched: Searched, grid: Grid) -> BitPlan:
 
 def _plan_of_ratio(args: Namespace, searched: Searched, grid: Grid) -> Callable[[float], BitPlan]:
     """What makes the best plan for a ratio of file sizes; costs are measured now."""
+    from dataclasses import replace
     from functools import partial
 
     from mpq.search import plan_of_ratio, uniform_plan_of_ratio
 
     if args.method == "uniform":
-        return partial(uniform_plan_of_ratio, searched.model, grid)
-    return partial(plan_of_ratio, searched.model, _costs(args, searched, grid))
+        plan = partial(uniform_plan_of_ratio, searched.model, grid)
+    else:
+        plan = partial(plan_of_ratio, searched.model, _costs(args, searched, grid))
+    return lambda ratio: replace(plan(ratio), a_bits=args.a_bits)
 
 
 def _spread(plan: BitPlan) -> str:

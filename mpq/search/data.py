@@ -64,7 +64,10 @@ class SearchData(Protocol):
         """Mean loss of a unit, a scalar."""
 
     def trainee(self) -> nn.Module:
-        """A copy of the model without dropout, to be trained with rounded weights, which regularizes enough."""
+        """A copy of the model without dropout, to be trained with rounded weights, which regularizes enough.
+
+        What the model's own training left alone takes no gradients: bits and scales of it are learned, no weights.
+        """
 
 
 class LmSearchData:
@@ -144,7 +147,7 @@ class AmSearchData:
 
     def __init__(self, model: AcousticModel, dev: FeatureSet, task: AmTask | None = None, ctc: bool = False) -> None:
         check_features(model, dev)
-        model.requires_grad_(True)  # what its own training left alone is quantized too
+        model.requires_grad_(True)  # what its own training left alone is quantized too, and measured
         self.model: nn.Module = model
         self._am, self._dev, self._given, self._ctc = model, dev, task, ctc
 
@@ -210,7 +213,7 @@ class AmSearchData:
         """A copy without dropout."""
         model = without_dropout(self._am)
         model.load_state_dict(self._am.state_dict())
-        return model.requires_grad_(True)
+        return model
 
 
 def sample(data: SearchData, n_units: int, batch_units: int, seed: int = 0) -> Iterator[Any]:

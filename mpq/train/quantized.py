@@ -21,6 +21,13 @@ def load_start(model: nn.Module, weights: Mapping[str, Tensor], scales: bool = F
     model.load_state_dict({n: w for n, w in weights.items() if n.endswith(LEARNED) is scales}, strict=not scales)
 
 
+def quantize_start(model: nn.Module, plan: BitPlan, init: Mapping[str, Tensor] | None) -> nn.Module:
+    """Quantizes a float model in place, with the scales learned for this plan that `init` has, or fitted ones."""
+    quantized = quantize_model(model, plan)
+    load_start(quantized, init or {}, scales=True)
+    return quantized
+
+
 def fit_quantized(
     model: nn.Module,
     task: Callable[[], Task],
@@ -46,7 +53,7 @@ def fit_quantized(
         init: learned scales that `ste` starts from, as `load_start` finds them.
     """
     if method != "admm":
-        load_start(quantize_model(model, plan), init or {}, scales=True)
+        quantize_start(model, plan, init)
         return fit(task(), config, exp_dir, key=key)
     admm = Admm(plan, admm_config)
     result = fit(task(), config, exp_dir, [admm], key=key)

@@ -7,11 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from mpq.cli.main import main
 from mpq.data.lmtext import Tokenizer
 from mpq.lm import LmConfig, build_lm, load_lm, save_lm
-from mpq.quant import quantizable, read_plan
+from mpq.quant import quantizable, quantize_model, read_model_file, read_plan
+from mpq.quant.model import quantized_weights
+from mpq.quant.table import SCALE_DTYPE, round_to
 
 TRAIN = ["the king went up", "the people went down", "the king said", "people said the king went down"] * 25
 
@@ -56,6 +59,7 @@ def fail(command: str, capsys: pytest.CaptureFixture[str]) -> str:
         "random --level node",
         "rule --rule embedding.*=+3 --table asym",
         "uniform",
+        "kl --dev dev.txt --a-bits 32",
     ],
 )
 def test_plans_are_within_the_budget_and_can_be_used(
@@ -72,6 +76,7 @@ def test_plans_are_within_the_budget_and_can_be_used(
     shapes = quantizable(load_lm(folder / "lm").model)
     assert plan.average_bits(shapes) == pytest.approx(float(found[2]), abs=1e-3)
     assert plan.average_bits(shapes) <= 2.5 and plan.method == name and plan.budget == 2.5
+    assert plan.a_bits == (32 if "a-bits" in method else 8)
     assert ("node" in method) == all(isinstance(bits, tuple) for bits in plan.bits.values())
     succeed("quantize --model lm --plan plan.yaml --out q.mpq", capsys)
     report = json.loads(succeed("inspect --json q.mpq", capsys))
@@ -150,6 +155,7 @@ def test_bad_input_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str])
         ("quantize --model lm --plan lacking.yaml --out p.yaml", "no bits for 'lstm.weight_ih_l0'"),
         ("quantize --model lm --plan wide.yaml --out p.yaml", "9 bits: expected 1 to 8"),
         ("quantize --model lm --bits 2 --train admm --out p.yaml", "--train admm needs the training text"),
+        ("search --model lm --method uniform --bits 4 --a-bits 3 --out p.yaml", "--a-bits"),
         (
             "quantize --model lm --bits 2 --train admm --admm.rho 0 --dev dev.txt --text train.txt --out p.yaml",
             "rho: 0",
@@ -157,6 +163,20 @@ def test_bad_input_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str])
     ]:
         assert message in fail(command, capsys), command
         assert not (folder / "p.yaml").exists(), command
+
+
+def check_packed_as_it_is(folder: Path, quantize: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without training the codes are the latent weights in the learned scales, which fitting does not find."""
+    stored = read_model_file(folder / "plan.yaml.search" / "latent.mpq").state_dict()
+    out = succeed(f"{quantize} --out packed/model.mpq", capsys)
+    assert re.search(r"perplexity [\d.]+ -> [\d.]+", out)
+    packed, plan = load_lm(folder / "packed").model, read_plan(folder / "plan.yaml")
+    fitted = quantize_model(load_lm(folder / "lm").model, plan)
+    for name, codes in quantized_weights(packed).items():
+        precision, scale = plan.precision(name), stored[f"{name}_log_scale"].exp().to(SCALE_DTYPE).float()[:, None]
+        assert precision is not None
+        assert torch.equal(codes.scale, scale) and not torch.equal(scale, quantized_weights(fitted)[name].scale)
+        assert torch.equal(codes.codes, round_to(stored[name], scale, precision).codes)
 
 
 def test_one_stage_leaves_a_plan_and_weights_to_train_on_from(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,11 +193,11 @@ def test_one_stage_leaves_a_plan_and_weights_to_train_on_from(folder: Path, caps
         out = succeed(f"{train} {init} --out q{len(loss)}/model.mpq", capsys)
         loss.append(float(re.search(r"-> ([\d.]+)", out)[1]))  # type: ignore[index]
     assert loss[1] < loss[0], "the weights that were learned beside the bits are kept"
+    check_packed_as_it_is(folder, f"quantize --model lm --plan plan.yaml --init {latent} --dev dev.txt", capsys)
     save_lm(folder / "wide/model.mpq", build_lm(LmConfig("lstm", dim=16), 10), Tokenizer(folder / "words.txt"))
     for command, message in [
         (f"{train} --init wide --out q.mpq", "wide: embedding.weight has the shape (10, 16), in lm (10, 8)"),
-        (f"{train} --init {latent} --scratch true --out q.mpq", "--init: weights to train from"),
-        (f"quantize --model lm --plan plan.yaml --init {latent} --out q.mpq", "--init: weights to train from"),
+        (f"{train} --init {latent} --scratch true --out q.mpq", "--init: weights to start from"),
         (
             f"{train} --init {latent} --out q.mpq".replace("--plan plan.yaml", "--bits 4"),
             "for the bits of another plan",

@@ -24,7 +24,9 @@ from mpq.data.waveform import refer_to_audio
 from mpq.fst.lfmmi import total_score
 from mpq.io import BadInput
 from mpq.lang.lexicon import Lexicon
-from mpq.quant import project, quantizable, quantize_model, read_plan
+from mpq.quant import project, quantizable, quantize_model, read_model_file, read_plan
+from mpq.quant.model import quantized_weights
+from mpq.quant.table import round_to
 from mpq.search import (
     AmSearchData,
     Grid,
@@ -39,6 +41,7 @@ from mpq.search import (
 from mpq.search.costs import named_weights
 from mpq.search.data import mean_loss, sample
 from mpq.search.hessian import _draw, _probe, row_traces, twice_differentiable
+from mpq.search.supernet import BudgetNet
 from mpq.train.am import AmConfig, AmTask
 from mpq.train.loop import FitConfig
 
@@ -204,7 +207,11 @@ def test_bits_are_learned(data: AmSearchData, tmp_path: Path) -> None:
     assert all(torch.equal(value, before[name]) for name, value in data.model.state_dict().items()), "left as it was"
     for found in (nas, costs):
         assert found.plan(shapes, 3.5).average_bits(shapes) <= 3.5
-    assert all(not torch.equal(w, before[name]) for name, w in named_weights(net.net).items())
+    frozen = [name for name in shapes if name.startswith("feature_extractor.")]  # left alone by its own training
+    for name, weight in named_weights(net.net).items():
+        assert torch.equal(weight, before[name]) == (name in frozen), name
+    for learned, fitted in zip(net.scales, BudgetNet(data.trainee(), grid, options, 3.5).scales, strict=True):
+        assert not torch.equal(learned, fitted), "of all weights"
     latent = net.latent(costs.plan(shapes, 3.5))
     quantize_model(latent, costs.plan(shapes, 3.5))  # pass 2 can begin
     assert quantizable(latent) == shapes
@@ -247,9 +254,16 @@ def test_the_commands(data: AmSearchData, folder: Path, capsys: pytest.CaptureFi
         assert main(f"{search} {small} --method {method}".split()) == 0
         plan = read_plan("plan.yaml")
         assert plan.method == method.split()[0] and plan.average_bits(quantizable(data.model)) <= 3.5
-    train = f"quantize --model am.mpq --plan plan.yaml --train ste --dev train.jsonl.gz {loss} --max-frames 200"
-    assert main(f"{train} --init plan.yaml.search/latent.mpq --fit.epochs 1 --out q.mpq".split()) == 0
+    train = f"quantize --model am.mpq --plan plan.yaml --init plan.yaml.search/latent.mpq --dev train.jsonl.gz {loss}"
+    assert main(f"{train} --train ste --max-frames 200 --fit.epochs 1 --out q.mpq".split()) == 0
     assert load_am("q.mpq").n_outputs == 4
+    assert main(f"{train} --train none --out pass1.mpq".split()) == 0
+    learned = read_model_file("plan.yaml.search/latent.mpq").state_dict()
+    for name, found in quantized_weights(load_am("pass1.mpq")).items():
+        scale = learned[f"{name}_log_scale"].exp().half().float()[:, None]
+        precision = plan.precision(name)
+        assert precision is not None and torch.equal(found.scale, scale)
+        assert torch.equal(found.codes, round_to(learned[name], scale, precision).codes), "packed as they were learned"
 
 
 @pytest.mark.parametrize("data", ["tdnn"], indirect=True)
