@@ -171,7 +171,8 @@ def acoustic_lines(
         settings["max_frames"] = 600
     model = {"arch": "wav2vec2-base", **settings["model"]} if name == "am_ssl.yaml" else settings["model"]
     fit = FitConfig(**settings["fit"])
-    config = AmConfig(**{**settings, "model": am_config(shrink(model) if args.small else model), "fit": fit})
+    size = am_config(shrink(model) if args.small else model)
+    config = AmConfig(**{**settings, "model": size, "fit": fit, "epoch_part": 1.0})
     lexicon = random_lexicon(n_phones)
     units = Units(lexicon.phones)
     data = RandomFeatures(config, lexicon, seconds, rate, (args.steps + 1) * config.max_frames)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -275,21 +276,26 @@ def batches(
     augment: bool | SpecAugment = False,
     shuffle: bool | None = None,
     one_copy: bool = False,
+    epoch_part: float = 1.0,
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
     """Yields the batches of one epoch; the same arguments give the same batches, bit for bit.
 
+    An epoch is a pass over the data, or a part of one, which begins where the last epoch ended. The parts of a pass,
+    of whatever size, are together the very batches that it has as one epoch; the next pass is drawn anew.
+
     Args:
         data: a `FeatureSet` (keep one over the epochs: it caches), or the path of its manifest.
-        seed: seeds grouping, order and masks, together with `epoch`.
+        seed: seeds grouping, order and masks, together with the number of the pass.
         epoch: number of the epoch.
         max_frames: bound on padded frames, N times T, of a batch.
         augment: apply SpecAugment, the default one or the one given; not to waveforms, whose models mask hidden frames.
         shuffle: random grouping and order; by default as `augment`.
-        one_copy: one random speed copy of each utterance an epoch instead of all.
+        one_copy: one random speed copy of each utterance a pass instead of all.
+        epoch_part: part (above 0, up to 1) of a pass that an epoch takes; features of the others are not read.
         rank: of this process, which gets every `world_size`-th batch.
-        world_size: number of processes; each gets the same number of batches (the first ones are repeated).
+        world_size: number of processes; each gets the same number of batches (the first ones of a pass are repeated).
 
     Example:
         >>> train = FeatureSet("exp/features/train/cuts.jsonl.gz")
@@ -298,21 +304,19 @@ def batches(
     """
     data = data if isinstance(data, FeatureSet) else FeatureSet(data)
     shuffle = bool(augment) if shuffle is None else shuffle
-    rng = np.random.default_rng((seed, epoch)) if shuffle else None
-    plan = data.plan(max_frames, rng, one_copy)
-    plan = [plan[index % len(plan)] for index in range(-(-len(plan) // world_size) * world_size)]
     masks = SpecAugment() if augment is True else augment
     masks = masks and not data.is_waveform and masks
-    for number, indexes in enumerate(plan[rank::world_size]):
-        batch = data.batch(indexes)
-        if masks:
-            # A generator of its own for each batch: masks do not depend on the batches before.
-            masks(
-                batch.features,
-                batch.lengths,
-                np.random.default_rng((seed, epoch, rank + number * world_size)),
-            )
-        yield batch
+    begin, end = (round(number * epoch_part, 12) for number in (epoch, epoch + 1))  # in passes: 3 x 0.1 is 0.3
+    for turn in range(int(begin), math.ceil(end)):
+        plan = data.plan(max_frames, np.random.default_rng((seed, turn)) if shuffle else None, one_copy)
+        n_steps = max(-(-len(plan) // world_size), math.ceil(1.0 / epoch_part))  # no part is empty
+        first, last = (int(min(max(0.0, at - turn), 1.0) * n_steps + 0.5) for at in (begin, end))
+        for number in range(first * world_size + rank, last * world_size, world_size):
+            batch = data.batch(plan[number % len(plan)])
+            if masks:
+                # A generator of its own for each batch: masks do not depend on the batches before.
+                masks(batch.features, batch.lengths, np.random.default_rng((seed, turn, number)))
+            yield batch
 
 
 def read_ahead(items: Iterator[T], depth: int = 3) -> Iterator[T]:

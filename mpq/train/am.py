@@ -54,6 +54,8 @@ class AmConfig:
             leaves a 4-gram a third of the arcs; the held-out loss is then computed with a model of its own, of the
             held-out transcripts too, since others may not have a path in the first one.
         max_frames: frames (10 ms) of a batch, padding included.
+        epoch_part: part (above 0, up to 1) of the training utterances that an epoch takes, each the next part of them.
+            A checkpoint is written after every epoch: with a quarter a kill costs a quarter of a pass.
         normalization: mean and variance of the features by utterance or by speaker, or none. A short utterance says
             little about its channel, but decoding by speaker needs all of a speaker's utterances.
         augment: SpecAugment.
@@ -74,6 +76,7 @@ class AmConfig:
     phone_histories: int = 3500
     phone_smooth: bool = True
     max_frames: int = 10000
+    epoch_part: float = 1.0
     normalization: Normalization = "utterance"
     augment: bool = True
     masks: SpecAugment = field(default_factory=SpecAugment)
@@ -84,7 +87,7 @@ class AmConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, ctc_part="[0, 1]", phone_order="[1, 6]", max_frames="[1, inf)", den_scale="[0, inf)")
-        check_ranges(self, xent="[0, inf)", lhuc="[0, 1]", phone_histories="[0, inf)")
+        check_ranges(self, xent="[0, inf)", lhuc="[0, 1]", epoch_part="(0, 1]", phone_histories="[0, inf)")
         parse_schedule(self.dropout_schedule)
 
 
@@ -170,18 +173,19 @@ class AmTask:
         """Whether words of the lexicon were said, in as many output frames as they need at least (held-out speech)."""
         return self._is_known(text) and self.held_out.numerator(text).min_frames <= n_frames
 
-    def steps_per_epoch(self) -> int:
+    def steps_per_epoch(self) -> float:
         """Batches of an epoch in each process."""
-        return -(-len(self.train.plan(self.config.max_frames, np.random.default_rng(0), one_copy=True)) // world()[1])
+        n_pass = len(self.train.plan(self.config.max_frames, np.random.default_rng(0), one_copy=True))
+        return max(1.0, self.config.epoch_part * -(-n_pass // world()[1]))
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """Batches of one speed copy of each utterance, drawn with the order from the seed and the epoch."""
+        """Batches of one speed copy of each utterance, drawn with the order from the seed and the pass."""
         config = self.config
         rank, world_size = world()
         return read_ahead(batches(
             self.train, config.fit.seed, epoch, max_frames=config.max_frames,
             augment=config.augment and config.masks, shuffle=True,
-            one_copy=True, rank=rank, world_size=world_size,
+            one_copy=True, epoch_part=config.epoch_part, rank=rank, world_size=world_size,
         ))  # fmt: skip
 
     def loss(self, model: nn.Module, batch: Batch, done: float) -> Tensor:

@@ -25,7 +25,8 @@ class FitConfig:
         grad_clip: largest global L2 norm of the gradient.
         patience: stop after this many epochs without a better validation loss; 0 never stops early.
         average: the result is the mean of the weights after each of the last so many epochs (statistics of batch norms
-            included), instead of the best epoch's weights; 0: it is not.
+            included), instead of the best epoch's weights; 0: it is not. It counts epochs as `epochs` does: of quarters
+            of a pass, 20 are the last five passes.
         seed: seeds dropout and data order.
         devices: processes (GPUs where there are any) on this machine; torchrun's numbers of processes and machines
             come first. Each process takes its share of the batches, and gradients are averaged over processes: n

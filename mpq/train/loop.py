@@ -39,8 +39,8 @@ class Task(Protocol):
     model: nn.Module
     name: str  # shown beside the progress bar
 
-    def steps_per_epoch(self) -> int:
-        """Batches of an epoch in each process (see `world`); where epochs differ a little, of a typical one."""
+    def steps_per_epoch(self) -> float:
+        """Batches of an epoch in each process (see `world`); where epochs differ a little, the mean."""
 
     def batches(self, epoch: int) -> Iterator[Any]:
         """This process's training batches of epoch `epoch` (from 0), in an order that depends on nothing but it.
@@ -162,8 +162,7 @@ def fit(
     run_key = hash_config({"config": asdict(config), "key": key})
     state = _resume(exp_dir / "checkpoint.pt", run_key, task.model, optimizer, plugins)
     writer = _writer(exp_dir, state.step, fabric)
-    total = config.epochs * task.steps_per_epoch()
-    left = (config.epochs - state.epoch) * task.steps_per_epoch()
+    total, left = (round(n * task.steps_per_epoch()) for n in (config.epochs, config.epochs - state.epoch))
     steps = _steps(task, config, state)
     steps = progress(steps, total=left, what=task.name) if fabric.is_global_zero else steps
     losses: list[Tensor] = []

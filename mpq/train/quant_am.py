@@ -43,6 +43,7 @@ class QuantAmConfig:
         den_scale: weight of the denominator in LF-MMI.
         phone_order, phone_histories, phone_smooth: of the denominator's phone n-gram model, as for the float model.
         max_frames: frames (10 ms) of a batch, padding included.
+        epoch_part: part (above 0, up to 1) of the training utterances that an epoch takes, each the next part of them.
         augment: SpecAugment.
         norms_part: part of the training (0 to 1) after which the statistics of batch normalization stand, so that the
             rest sees exactly what will be served.
@@ -60,6 +61,7 @@ class QuantAmConfig:
     phone_histories: int = 3500
     phone_smooth: bool = True
     max_frames: int = 10000
+    epoch_part: float = 1.0
     augment: bool = True
     norms_part: float = 0.5
     cotrain_bits: int = 0
@@ -68,7 +70,7 @@ class QuantAmConfig:
     def __post_init__(self) -> None:
         check_ranges(self, distill="[0, 1]", norms_part="[0, 1]", cotrain_bits="[0, 8]", ctc_part="[0, 1]")
         check_ranges(self, phone_order="[1, 6]", max_frames="[1, inf)", den_scale="[0, inf)")
-        check_ranges(self, phone_histories="[0, inf)")
+        check_ranges(self, phone_histories="[0, inf)", epoch_part="(0, 1]")
 
     def am_config(self, acoustic: AcousticModel) -> AmConfig:
         """The same for the task of a float model."""

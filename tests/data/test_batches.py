@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +134,50 @@ def test_ranks_share_the_batches(features_path: Path, world_size: int) -> None:
     turns = [batch for turn in zip(*parts, strict=True) for batch in turn]
     assert same(whole, turns[: len(whole)])
     assert all(batch.utts in [b.utts for b in whole] for batch in turns)
+
+
+@pytest.mark.parametrize("epoch_part", [1.0, 0.5, 0.25, 0.3, 1 / 3, 0.1, 0.08])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_the_parts_of_a_pass_are_the_pass(features_path: Path, epoch_part: float, world_size: int) -> None:
+    """The same copies, order and masks, nothing twice; and each process has as many batches."""
+    data = FeatureSet(features_path)
+    passes = [list(batches(data, 3, number, max_frames=300, augment=True, one_copy=True)) for number in range(4)]
+    expected = []
+    for whole in passes:
+        utts = [utt.partition("_")[0] for batch in whole for utt in batch.utts]
+        assert sorted(utts) == [f"u{n:02d}" for n in range(len(SECONDS))]
+        steps = max(-(-len(whole) // world_size), math.ceil(1 / epoch_part))  # small data: no part is empty
+        expected += [(batch, i < len(whole)) for i, batch in zip(range(steps * world_size), cycle(whole), strict=False)]
+    found = []
+    for epoch in range(round(3 / epoch_part)):
+        ranks = [
+            list(
+                batches(
+                    data, 3, epoch, max_frames=300, augment=True, one_copy=True,
+                    epoch_part=epoch_part, rank=rank, world_size=world_size,
+                )
+            )
+            for rank in range(world_size)
+        ]  # fmt: skip
+        assert len({len(part) for part in ranks}) == 1 and ranks[0]
+        found += [batch for step in zip(*ranks, strict=True) for batch in step]
+    assert len(found) >= sum(map(len, passes[:3]))
+    for batch, (other, is_first) in zip(found, expected, strict=False):
+        assert batch.utts == other.utts and (not is_first or torch.equal(batch.features, other.features))
+
+
+def test_what_a_part_leaves_out_is_not_read(features_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, load = FeatureSet(features_path), FeatureSet.load
+    read: list[str] = []
+
+    def watched(self: FeatureSet, index: int) -> np.ndarray:
+        read.append(self.utts[index])
+        return load(self, index)
+
+    monkeypatch.setattr(FeatureSet, "load", watched)
+    found = list(batches(data, 3, 6, max_frames=300, augment=True, one_copy=True, epoch_part=0.25))
+    utts = [utt for batch in found for utt in batch.utts]
+    assert 0 < len(utts) < len(SECONDS) and sorted(read) == sorted(utts)
 
 
 def test_masks_follow_the_policy() -> None:
