@@ -3,9 +3,12 @@
 # have them, after stages.sh and tables.sh. ssl is wav2vec 2.0 or HuBERT.
 # shellcheck disable=SC2034,SC2154
 #
-# A row is MODEL-wWaA: weights of W bits, activations of A, trained by straight-through estimation from the float model.
-#   MODEL-METHOD-wWaA   bits of every matrix by METHOD, W on average: kl hessian one-stage, or by a rule
-#   ...-KIND            rounded: not trained any further; asym: asymmetric table, with zero points;
+# A row is MODEL-wWaA: weights of W bits, activations of A (32: float), trained by straight-through estimation from the
+# float model.
+#   MODEL-METHOD-wWaA   bits of every matrix by METHOD, W on average: kl hessian one-stage, or by a rule; hessian-plain:
+#                       traces are summed over a matrix, as the paper writes, not averaged over its weights
+#   ...-KIND            rounded: not trained any further; pass1: what a one-stage search leaves, with its weights and
+#                       learned scales, not trained any further; asym: asymmetric table, with zero points;
 #                       cotrain: trained together with a higher precision of the same weights; alone, cotrain-alone:
 #                       without the float model's predictions, as the paper trains
 #   ...-seedN           trained with seed N more than the others'
@@ -14,23 +17,31 @@
 # trains otherwise, once its bits are found.
 # Written: EXP/table-MODEL/{am,search,plan,quant,decode,rescore}/ and the results there.
 #
-# Taken from the recipe, beside what stages.sh takes: table, out (EXP/table-MODEL).
+# Taken from the recipe, beside what stages.sh takes:
+#   table, out              NAME, EXP/table-NAME
+#   am_search am_train      further options of searching bits and of training on few bits
 
-rows_of_conformer=(conformer conformer-w{8,4,3,2,1}a8 conformer-w{8,4}a4 conformer-w4a8-{rounded,asym} conformer-w2a8-asym
-  conformer-w{2,1}a8-{cotrain,alone,cotrain-alone} conformer-{rule,kl}-w5a8 conformer-{kl,hessian,one-stage}-w{3,2.5}a8)
-rows_of_ssl=(ssl ssl-w{8,4,3,2}a8 ssl-{kl,hessian,one-stage}-w{3.5,3}a8 ssl-{kl,hessian,one-stage}-w3.5a8-seed{1,2})
-am_row='^([a-z]+)-((kl|hessian|one-stage|rule)-)?w([0-9.]+)a([0-9]+)(-(rounded|asym|cotrain|alone|cotrain-alone))?(-seed([0-9]+))?$'
+rows_of_conformer=(conformer conformer-w{8,4,3,2,1}a8 conformer-w{8,4}a4 conformer-w{8,4,2}a32 conformer-w4a8-{rounded,asym} conformer-w2a8-asym
+  conformer-w{2,1}a8-{cotrain,alone,cotrain-alone} conformer-{rule,kl}-w5a8 conformer-{kl,hessian,hessian-plain,one-stage}-w{3,2.5}a8
+  conformer-{kl,hessian}-w3a8-rounded conformer-one-stage-w{3,2.5}a8-pass1)
+rows_of_ssl=(ssl ssl-w{8,4,3,2}a8 ssl-w{8,4,3,2}a32 ssl-{kl,hessian,hessian-plain,one-stage}-w{3.5,3}a8 ssl-{kl,hessian,one-stage}-w3.5a32
+  ssl-{kl,hessian}-w3.5a8-rounded ssl-one-stage-w{3.5,3}a8-pass1 ssl-{kl,hessian,one-stage}-w3.5a8-seed{1,2})
+am_row='^([a-z]+)-((kl|hessian|hessian-plain|one-stage|rule)-)?w([0-9.]+)a([0-9]+)(-(rounded|pass1|asym|cotrain|alone|cotrain-alone))?(-seed([0-9]+))?$'
+am_search=() am_train=()
 
 # The parts of a row's name: sets row_method (empty: the same bits everywhere) row_bits row_a_bits row_kind row_seed, the
-# bits that its method chooses from, and where it keeps what it measured, row_search; false for the float model, whose row
-# is MODEL.
+# bits that its method chooses from, the method and, but for 8, the bits of activations as options of mpq search, row_how
+# and row_a, and where the method keeps what it measured, row_search; false for the float model, whose row is MODEL.
 split_am_row() {
   [[ $1 =~ $am_row ]] || return 1
   row_method=${BASH_REMATCH[3]} row_bits=${BASH_REMATCH[4]} row_a_bits=${BASH_REMATCH[5]} row_kind=${BASH_REMATCH[7]}
-  row_seed=$((seed + ${BASH_REMATCH[9]:-0})) row_candidates=2,4,8
+  row_seed=$((seed + ${BASH_REMATCH[9]:-0})) row_candidates=2,4,8 row_a=()
+  [ "$row_a_bits" = 8 ] || row_a=(--a-bits "$row_a_bits")
   [ "$row_bits" != 5 ] || row_candidates=4,8 # the paper's mixture
   row_search=$out/search/$table-$row_method-$row_candidates
-  [ "$row_method" != one-stage ] || row_search=$out/search/$1 # aims at one average, and leaves weights
+  [ "$row_method" != one-stage ] || row_search=$out/search/${1/-pass1/} # aims at one average, and leaves weights
+  row_how=(--method "${row_method%-plain}")
+  [ "$row_method" = "${row_how[1]}" ] || row_how+=(--hessian.normalize false)
 }
 
 # What a row is searched and trained with: sets row_data
@@ -47,17 +58,18 @@ search_am_bits() {
     split_am_row "$row" && [ -n "$row_method" ] || continue
     # a measurement serves all averages; one-stage: part of an epoch is other data than those that training goes on with
     again=(--seed "$seed" --costs "$row_search/costs.json" --bits 8)
-    [ "$row_method" != one-stage ] || again=(--one_stage.fit.seed $((row_seed + 2)) --bits "$row_bits")
-    search=(mpq search --config "$conf" --method "$row_method" --candidates "$row_candidates" --model "$model" "${row_data[@]}")
+    [ "$row_method" != one-stage ] || again=(--one_stage.fit.seed $((row_seed + 2)) --bits "$row_bits" "${row_a[@]}")
+    search=(mpq search --config "$conf" "${row_how[@]}" --candidates "$row_candidates" --model "$model" "${row_data[@]}" "${am_search[@]}")
     [[ $seen = *" $row_search "* ]] || job "${row_search##*/}" --threads 1 --gpu 1 --in "$conf" "$model" "${row_data[@]:1:1}" --out "$row_search/plan.yaml" \
       -- timed "$row_search" "$row_search/plan.yaml.search/checkpoint.pt" "${search[@]}" "${again[@]}" --out "$row_search/plan.yaml"
     seen+="$row_search "
   done
   run_jobs
   for row in "${chosen_rows[@]}"; do
-    split_am_row "$row" && [[ $row_method = @(kl|hessian|rule) ]] || continue
-    job "$row" --threads 1 --in "$row_search/costs.json" --out "$out/plan/$row.yaml" -- mpq search --config "$conf" --method "$row_method" \
-      --candidates "$row_candidates" --model "$model" "${row_data[@]}" --seed "$seed" --costs "$row_search/costs.json" --bits "$row_bits" --out "$out/plan/$row.yaml"
+    split_am_row "$row" && [ -n "$row_method" ] && [ "$row_method" != one-stage ] || continue
+    job "$row" --threads 1 --in "$row_search/costs.json" --out "$out/plan/$row.yaml" -- mpq search --config "$conf" "${row_how[@]}" \
+      --candidates "$row_candidates" --model "$model" "${row_data[@]}" "${am_search[@]}" --seed "$seed" --costs "$row_search/costs.json" \
+      --bits "$row_bits" "${row_a[@]}" --out "$out/plan/$row.yaml"
   done
   run_jobs
 }
@@ -71,21 +83,22 @@ train_am_rows() {
     inputs=("conf/table/$table-ste.yaml" "$out/am/$table/model.mpq" "${row_data[@]:1:1}")
     quant=$out/quant/$row train=ste options=(--bits "$row_bits" --a-bits "$row_a_bits")
     case "$row_method" in
-      kl | hessian | rule) inputs+=("$out/plan/$row.yaml") options=(--plan "$out/plan/$row.yaml") ;;
+      "") ;;
       one-stage)
         inputs+=("conf/table/$table-one-stage.yaml" "$row_search"/plan.yaml{,.search/latent.mpq})
         options=(--config "${inputs[-3]}" --plan "${inputs[-2]}" --init "${inputs[-1]}")
         ;;
+      *) inputs+=("$out/plan/$row.yaml") options=(--plan "$out/plan/$row.yaml") ;;
     esac
     case "$row_kind" in
-      rounded) train=none ;;
+      rounded | pass1) train=none ;;
       asym) options+=(--table asym) ;;
       cotrain*) options+=(--cotrain_bits $((2 * row_bits))) ;;&
       *alone) options+=(--distill 0) ;;
     esac
     job "$row" --threads 1 --gpu 1 --in "${inputs[@]}" --out "$quant"/{model.mpq,seconds} \
       -- timed "$quant" "$quant/model.mpq.train/checkpoint.pt" mpq quantize --config "conf/table/$table-ste.yaml" --model "$out/am/$table/model.mpq" \
-        --train "$train" "${options[@]}" "${row_data[@]}" --out "$quant/model.mpq" --fit.seed "$row_seed" "${small_am[@]}"
+        --train "$train" "${options[@]}" "${row_data[@]}" --out "$quant/model.mpq" --fit.seed "$row_seed" "${small_am[@]}" "${am_train[@]}"
   done
   run_jobs
 }

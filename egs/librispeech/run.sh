@@ -2,12 +2,12 @@
 # librispeech: LibriSpeech, 960 hours of read books (--corpus-dir), with the n-gram model and text of OpenSLR 11
 #
 # A Conformer over sentencepiece units (--am tdnnf: a CNN-TDNN-F over phones; --am ssl: wav2vec 2.0 or HuBERT over phones,
-# fine-tuned from --checkpoint) trained by CTC and LF-MMI on 100, 460 or 960 hours (--train), first pass with the pruned
+# fine-tuned from --checkpoint, or where that is fine-tuned already over its letters as it is) trained by CTC and LF-MMI on 100, 460 or 960 hours (--train), first pass with the pruned
 # trigram of OpenSLR 11, its lists rescored with the 4-gram, neural language models of 800 million words, quantized,
 # rescoring dev and test, clean and other. --corpus-dir is the folder that holds train-clean-100 and so on; the files of
 # OpenSLR 11 lie in it, in a folder in it, or in a second --corpus-dir.
 # The result is in EXP_DIR/report.html and RESULTS.md. --table conformer or ssl: this acoustic model on few bits
-# instead, in EXP_DIR/table-conformer or table-ssl.
+# instead, in EXP_DIR/table-conformer or table-ssl; --table lm: every way of compressing the language models.
 set -euo pipefail
 # shellcheck source=utils/stage.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../utils/stage.sh"
@@ -15,21 +15,23 @@ source "$(dirname "${BASH_SOURCE[0]}")/../../utils/stage.sh"
 source "$stage_root/utils/stages.sh"
 # shellcheck source=utils/tables.sh
 source "$stage_root/utils/tables.sh"
+# shellcheck source=utils/table_lm.sh
+source "$stage_root/utils/table_lm.sh"
 # shellcheck source=utils/table_am.sh
 source "$stage_root/utils/table_am.sh"
 
 train=960 am=conformer checkpoint="" partial=false acoustic_units="" ivectors=false lhuc=false table=none rows=""
 am_options
 option am "conformer|tdnnf|ssl" "acoustic model: conf/am.yaml with sentencepiece units, or conf/am_{tdnnf,ssl}.yaml with phones"
-option checkpoint text "for --am ssl: a bundle of torchaudio.pipelines like HUBERT_LARGE, a file of its format, a Hugging Face folder"
-option table "none|conformer|ssl" "instead of the usual systems the acoustic model on few bits, by every method (implies --am)"
+option checkpoint text "for --am ssl: a bundle of torchaudio.pipelines like HUBERT_LARGE (pre-trained) or HUBERT_ASR_LARGE (fine-tuned), a file of its format, a Hugging Face folder"
+option table "none|lm|conformer|ssl" "instead of the usual systems language models or the acoustic model (implies --am) on few bits, by every method"
 option rows text "rows of the table, by shell patterns with commas between them; 'list' names them (default: all)"
 option train "100|460|960" "hours of training speech"
 option partial flag "a part of the corpus will do; what is missing is told, and left out"
 check_options() {
   check_rows
-  [ "$table" = none ] || am=$table
-  [ "$table/$lhuc" = none/true ] || [ "$lhuc" = false ] || option_die "--lhuc true: the rows of --table are decoded once, without it"
+  [[ $table = @(none|lm) ]] || am=$table
+  [[ $table = @(none|lm) || $lhuc = false ]] || option_die "--lhuc true: the rows of --table $table are decoded once, without it"
   [ "$am" != ssl ] || [ -n "$checkpoint" ] || option_die "--am ssl needs --checkpoint: what is fine-tuned, such as WAV2VEC2_BASE"
   [ "$am" = ssl ] || [ -z "$checkpoint" ] || option_die "--checkpoint $checkpoint: only --am ssl begins with one"
   [ "$am" != ssl ] || [ "$ivectors" = false ] || option_die "--ivectors true: the models of --am ssl read audio alone"
@@ -38,9 +40,9 @@ check_options() {
 need_option corpus-dir "the folder of LibriSpeech that holds train-clean-100, dev-clean, ..."
 recipe "$@"
 # shellcheck disable=SC2154  # set by stage.sh
-exp=$exp_dir
+exp=$exp_dir lm_units=$exp_dir/lang/tokenizer.model
 # weights are tuned on dev-clean, for all sets
-sets=(dev-clean dev-other test-clean test-other)
+sets=(dev-clean dev-other test-clean test-other) lossless_test=test-clean
 systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit lstm-{2,1}bit-rounded)
 given_corpus --train "$train" --nj "$nj"
 graphs=6 # GB: manifests and LF-MMI's graphs, which each process of training holds; those of phones are larger
@@ -49,9 +51,16 @@ disk=$((10 + train / 10)) memory=$((18 + graphs * (gpus > 1 ? gpus : 1))) # feat
 if [ "$am" = tdnnf ]; then am_conf=conf/am_tdnnf.yaml acoustic_units=${acoustic_units:-phones}; fi
 waveforms=()
 if [ "$am" = ssl ]; then
-  am_conf=conf/am_ssl.yaml acoustic_units=${acoustic_units:-phones} ivectors="" waveforms=(--type waveform)
+  am_conf=conf/am_ssl.yaml ivectors="" waveforms=(--type waveform)
+  kind=$(mpq import-am --checkpoint "$checkpoint" --check)
+  # fine-tuned already: taken as it is, over its letters, unless other units are asked for; few bits are trained as it was, by CTC
+  if [ -z "$acoustic_units" ] && [[ $kind = "import-am: fine-tuned: "* ]]; then
+    acoustic_units=letters am_search=(--loss ctc) am_train=(--ctc_part 1)
+  fi
+  acoustic_units=${acoustic_units:-phones}
 fi
 lang_options=(--acoustic-units "${acoustic_units:-pieces}")
+[ "$acoustic_units" != letters ] || lang_options+=(--letters "$exp/am/units.txt")
 if [ "$smoke" = true ]; then
   disk=1 memory=4 sets=(dev-clean test-clean) lms=(lstm) systems=(lstm-2bit)
   model_options=(--model.dim 16 --model.heads 2 --model.feed_forward 32 --model.layers 1 --model.channels 4)
@@ -75,21 +84,24 @@ if stage 1; then
     -- mpq prepare librispeech "${corpus_options[@]}" --out "$exp/data"
 fi
 # not prepared yet: --dry-run shows all
-if [ "$table" = none ] && { [ -f "$exp/data/lm/4-gram.arpa.gz" ] || [ ! -f "$exp/data/lm/3-gram.arpa" ]; }; then ngram=4-gram; fi
+if [[ $table = @(none|lm) ]] && { [ -f "$exp/data/lm/4-gram.arpa.gz" ] || [ ! -f "$exp/data/lm/3-gram.arpa" ]; }; then ngram=4-gram; fi
 
 if stage 2; then make_features "$speeds" "${waveforms[@]}"; fi
 
 if stage 3; then
   text=$exp/data/lm
+  # its letters are the units of the graph
+  [ "$acoustic_units" != letters ] || step am --in conf/am_letters.yaml --out "$exp"/am/{model.mpq,units.txt} \
+    -- mpq import-am --config conf/am_letters.yaml --checkpoint "$checkpoint" --out "$exp/am"
   step lang --in conf/lang.yaml "$text"/{transcripts.txt,lexicon.txt,3-gram.arpa} "$exp"/data/dev-{clean,other}/text \
     --out "$exp"/lang/{lexicon.txt,tokenizer.model,lm.arpa,HLG.fst} \
     -- mpq lang --config conf/lang.yaml --dictionary "$text/lexicon.txt" cmudict --text "$text/transcripts.txt" \
       --transcripts "$exp"/data/dev-{clean,other}/text --arpa "$text/3-gram.arpa" --out "$exp/lang" "${lang_options[@]}"
 fi
 
-if stage 4; then train_acoustic_model; fi
+if stage 4; then [ "$acoustic_units" = letters ] || train_acoustic_model; fi
 
-if [ "$table" != none ]; then
+if [[ $table = @(conformer|ssl) ]]; then
   if stage 7; then
     step "$table" --in "$exp/am/model.mpq" --out "$out/am/$table/model.mpq" -- install -D "$exp/am/model.mpq" "$out/am/$table/model.mpq"
     search_am_bits
@@ -105,8 +117,17 @@ if stage 5; then
   decode_sets
   rescore_by_ngram
 fi
-if stage 6; then train_language_models "$exp/lang/tokenizer.model"; fi
-if stage 8; then quantize_systems; fi
-if stage 9; then rescore_systems; fi
-if stage 10; then report_results; fi
+
+if [ "$table" = lm ]; then
+  if stage 6; then train_table_lms; fi
+  if stage 7; then search_table_bits; fi
+  if stage 8; then train_table_rows; fi
+  if stage 9; then rescore_table_rows; fi
+  if stage 10; then report_table_lm; fi
+else
+  if stage 6; then train_language_models "$lm_units"; fi
+  if stage 8; then quantize_systems; fi
+  if stage 9; then rescore_systems; fi
+  if stage 10; then report_results; fi
+fi
 finish

@@ -126,6 +126,19 @@ def read_checkpoint(name: PathLike) -> Checkpoint:
     return _torchaudio(path, tensors)
 
 
+def is_fine_tuned(name: PathLike) -> bool:
+    """Whether a published checkpoint has a classifier of known units; of a bundle its name tells, without its file.
+
+    Raises:
+        BadInput: as `read_checkpoint`.
+    """
+    from torchaudio.pipelines import Wav2Vec2ASRBundle
+
+    if not Path(name).exists() and (bundle := _bundle(name)) is not None:
+        return isinstance(bundle, Wav2Vec2ASRBundle)
+    return find_checkpoint(name).suffix != ".mpq" and bool(read_checkpoint(name).labels)
+
+
 def initial_am(config: ModelConfig, units: Sequence[str], checkpoint: Checkpoint) -> AcousticModel:
     """A model with the weights of a checkpoint, its classifier freshly initialized if the checkpoint's has other units.
 
