@@ -87,7 +87,7 @@ class NasTask:
     def __init__(self, net: Supernet, data: SearchData, config: NasConfig) -> None:
         self.model: nn.Module = net
         self._net, self._data, self._config = net, data, config
-        self._n_batches = data.n_batches(self._config.batch_tokens)
+        self._n_batches = config.steps(data.n_batches(config.batch_tokens))
 
     def steps_per_epoch(self) -> int:
         """Two for each training batch: one for the weights, one for the logits."""
@@ -98,7 +98,7 @@ class NasTask:
         size, seed = self._config.batch_tokens, self._config.fit.seed
         rounds = (self._data.held_out(size, seed, r) for r in count(epoch * self._n_batches))
         held_out = chain.from_iterable(rounds)
-        for batch in self._data.training(size, seed, epoch):
+        for batch in self._config.part(self._data.training(size, seed, epoch), self._n_batches):
             yield _Batch(batch, True)
             yield _Batch(next(held_out), False)
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,6 @@ class OneStageConfig(MixConfig):
 
     Attributes:
         distill: weight (0 to 1) of the divergence from the float model's predictions; the model's loss has the rest.
-        epoch_part: part (above 0, up to 1) of the training data that an epoch takes.
     """
 
     # a seed of its own: part of an epoch is other data than those that pass 2 begins with
@@ -46,11 +44,10 @@ class OneStageConfig(MixConfig):
     t_end: float = 0.3
     logit_speed: float = 10.0
     distill: float = 0.5
-    epoch_part: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_ranges(self, distill="[0, 1]", epoch_part="(0, 1]")
+        check_ranges(self, distill="[0, 1]")
 
 
 class OneStageTask:
@@ -61,16 +58,16 @@ class OneStageTask:
     def __init__(self, net: BudgetNet, data: SearchData, config: OneStageConfig) -> None:
         self.model: nn.Module = net
         self._net, self._data, self._config = net, data, config
-        self._n_batches = data.n_batches(config.batch_tokens)
+        self._n_batches = config.steps(data.n_batches(config.batch_tokens))
 
     def steps_per_epoch(self) -> int:
         """Training batches."""
-        return max(1, int(self._config.epoch_part * self._n_batches))
+        return self._n_batches
 
     def batches(self, epoch: int) -> Iterator[Any]:
         """Training batches, in a new order each epoch."""
         batches = self._data.training(self._config.batch_tokens, self._config.fit.seed, epoch)
-        return islice(batches, self.steps_per_epoch()) if self._config.epoch_part < 1.0 else batches
+        return self._config.part(batches, self._n_batches)
 
     def loss(self, model: nn.Module, batch: Any, done: float) -> Tensor:
         """Mean over the units of the batch."""

@@ -8,7 +8,9 @@ matrices act linearly, so that the mixed weight gives the mixture of the outputs
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from math import isfinite
 from typing import Any
 
@@ -39,6 +41,8 @@ class MixConfig:
         t_start: temperature at the first step; it falls exponentially.
         t_end: temperature at the last step.
         logit_speed: how many times faster than weights the logits move.
+        epoch_part: part (above 0, up to 1) of the training data that an epoch takes, drawn anew for each; a checkpoint
+            is written after every epoch.
     """
 
     fit: FitConfig = field(default_factory=lambda: FitConfig(epochs=1, lr=5e-4))
@@ -47,15 +51,24 @@ class MixConfig:
     t_start: float = 2.0
     t_end: float = 0.2
     logit_speed: float = 30.0
+    epoch_part: float = 1.0
 
     def __post_init__(self) -> None:
         if self.sampling not in SAMPLING:
             raise BadInput(f"sampling: '{self.sampling}' is not one of {', '.join(SAMPLING)}")
-        check_ranges(self, batch_tokens="[1, inf)", t_start="(0, inf)", logit_speed="(0, inf)")
+        check_ranges(self, batch_tokens="[1, inf)", t_start="(0, inf)", logit_speed="(0, inf)", epoch_part="(0, 1]")
         if not 0.0 < self.t_end <= self.t_start:
             raise BadInput(f"t_end: {self.t_end} must be above 0 and at most t_start ({self.t_start})")
         if self.fit.devices != 1:
             raise BadInput(f"fit.devices: {self.fit.devices}: bits are learned in one process; expected 1")
+
+    def steps(self, n_batches: int) -> int:
+        """Training batches of an epoch, of so many of a pass."""
+        return max(1, int(self.epoch_part * n_batches))
+
+    def part(self, batches: Iterator[Any], n_steps: int) -> Iterator[Any]:
+        """So many of the batches of a pass; where an epoch is a pass, all, of which some have one more than others."""
+        return islice(batches, n_steps) if self.epoch_part < 1.0 else batches
 
     def temperature(self, done: float) -> float:
         """When a part `done` (0 to 1) of the training lies behind."""

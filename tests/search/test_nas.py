@@ -60,6 +60,23 @@ def test_updates_alternate(model: LanguageModel, text: LmText) -> None:
         assert weights == [batch.train_weights] * len(weights)
 
 
+def test_an_epoch_may_be_a_part_of_a_pass(model: LanguageModel, text: LmText) -> None:
+    data = LmSearchData(model, text, text)
+    n_pass = text.n_batches(60)
+    net = Supernet(copy.deepcopy(model), GRID, config(epoch_part=0.3))
+    task = NasTask(net, data, net.config)
+    assert 0 < task.steps_per_epoch() == 2 * int(0.3 * n_pass) < 2 * n_pass
+    parts = [list(task.batches(epoch)) for epoch in (0, 1)]
+    assert [len(part) for part in parts] == [task.steps_per_epoch()] * 2
+    assert [b.train_weights for b in parts[1]] == [True, False] * (len(parts[1]) // 2)
+    first, second = ([b.content.inputs.tolist() for b in part if b.train_weights] for part in parts)
+    assert first != second, "drawn anew"
+    net.config.epoch_part = 1e-6
+    assert NasTask(net, data, net.config).steps_per_epoch() == 2
+    with pytest.raises(BadInput, match=r"epoch_part: 0\.0 must"):
+        config(epoch_part=0.0)
+
+
 def test_samples_and_penalties(model: LanguageModel) -> None:
     options = config(sampling="softmax", logit_speed=2.0, t_start=0.5, t_end=0.05)
     net = Supernet(copy.deepcopy(model), GRID, options)
