@@ -67,7 +67,7 @@ if [ "$smoke" = true ]; then
   [ "$am" != ssl ] || model_options=()
   [ "$am" != tdnnf ] || model_options=(--model.hidden 48 --model.bottleneck 16 --model.first_bottleneck 16 --model.channels "[4,8]"
     --model.height_strides "[2,2]" --model.strides "[1]" --model.prefinal 16)
-  small_am=(--fit.epochs 2 --fit.average 0 --max_frames 4000)
+  small_am=(--fit.epochs 4 --fit.average 0 --epoch_part 0.5 --max_frames 4000)
   [ "$am" = ssl ] || model_options+=(--model.ivector_dim 8)
   small_ivector=(--dim 8 --gaussians 8 --iterations 2) lang_options+=(--pieces 60)
   small_lm=(--fit.epochs 1) small_dim=(--model.dim 64 --model.layers 1)
