@@ -237,6 +237,7 @@ def _quantize_am(args: Namespace, units: list[str]) -> str:
     from mpq.am.model import load_float_am, save_am
     from mpq.cli._device import find_device
     from mpq.io import BadInput
+    from mpq.train.am import loss_name
     from mpq.train.quant_am import QuantAmConfig, dev_loss, train_quantized_am
 
     model = load_float_am(args.model)
@@ -257,7 +258,7 @@ def _quantize_am(args: Namespace, units: list[str]) -> str:
     after = dev_loss(model, config, data) if data else None
     figures = {"dev_loss": round(after, 4)} if after is not None else {}
     save_am(args.out, model, units, {"train": args.train, **figures}, plan)
-    return f", LF-MMI loss {before:.4f} -> {after:.4f} per frame" if data else ""
+    return f", {loss_name(config.ctc_part)} loss {before:.4f} -> {after:.4f} per frame" if data else ""
 
 
 def _am_data(args: Namespace, model: AcousticModel, units: list[str]) -> AmData | None:

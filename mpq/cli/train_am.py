@@ -2,7 +2,7 @@
 
 Reads   the features of `mpq features` (training and held-out; with i-vectors from `mpq ivector extract`; waveforms for
         wav2vec 2.0 and HuBERT), the lexicon, phones and units of `mpq lang`, a YAML file with model and training.
-Writes  OUT/model.mpq, the epoch with the lowest LF-MMI loss on the held-out features; OUT/metrics.jsonl,
+Writes  OUT/model.mpq, the epoch with the lowest loss on the held-out features; OUT/metrics.jsonl,
         OUT/tensorboard and OUT/checkpoint.pt. A killed run continues at its last finished epoch.
 
 `model` in the YAML file is a group like {arch: cnn-tdnnf, hidden: 512}; on the command line: --model.hidden 512.
@@ -60,7 +60,7 @@ def run(args: Namespace) -> None:
     from mpq.fst.units import read_units
     from mpq.io import check_writable, sha256_file
     from mpq.lang.lexicon import read_lexicon
-    from mpq.train.am import AmConfig, AmTask, run_key
+    from mpq.train.am import AmConfig, AmTask, loss_name, run_key
     from mpq.train.loop import fit
 
     check_writable(Path(args.out, "model.mpq"))
@@ -83,6 +83,6 @@ def run(args: Namespace) -> None:
     save_am(path, task.acoustic, units.names, figures)
     minutes, cpu = (time.monotonic() - started[0]) / 60, (time.process_time() - started[1]) / 60
     print(
-        f"train-am: epoch {result.best_epoch} of {config.fit.epochs}, LF-MMI loss {figures['dev_loss']} per frame, "
-        f"{minutes:.1f} min ({cpu:.1f} CPU min): {path}"
+        f"train-am: epoch {result.best_epoch} of {config.fit.epochs}, {loss_name(config.ctc_part)} loss "
+        f"{figures['dev_loss']} per frame, {minutes:.1f} min ({cpu:.1f} CPU min): {path}"
     )

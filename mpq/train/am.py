@@ -103,7 +103,7 @@ class AmTask:
     Args:
         config: how to train.
         train: training features, sped-up copies included.
-        dev: held-out features; the LF-MMI loss on them decides which epoch is kept.
+        dev: held-out features; the loss on them decides which epoch is kept.
         lexicon: pronunciations.
         units: what the model tells apart; the phones by default.
         acoustic: what is trained; by default a model made by `config.model`, freshly initialized.
@@ -233,7 +233,8 @@ class AmTask:
         return torch.where(torch.rand(len(speakers)) < self.config.lhuc, speakers, -1).to(device)
 
     def validate(self) -> dict[str, float]:
-        """LF-MMI loss per frame on the held-out utterances, and the phone error rate of the best classes in percent.
+        """LF-MMI loss (of a training by CTC alone, CTC's) per frame on the held-out utterances, and the phone error rate of
+        the best classes in percent.
 
         The loss decides: without a language model the best class of a frame says little about an LF-MMI model.
         Utterances with words outside the lexicon, or more phones than frames, are left out: held-out text has some.
@@ -247,7 +248,11 @@ class AmTask:
             if not texts:
                 continue
             numerators = [self.held_out.numerator(text) for text in texts]
-            losses = lfmmi_loss(log_probs, lengths, numerators, self.held_out.denominator, path_sums=self._path_sums)
+            if self.config.ctc_part < 1.0:
+                denominator = self.held_out.denominator
+                losses = lfmmi_loss(log_probs, lengths, numerators, denominator, path_sums=self._path_sums)
+            else:
+                losses = -total_score(log_probs, lengths, numerators, self._path_sums)
             loss += losses.sum().item()
             frames += int(lengths.sum())
             best = log_probs.argmax(-1).cpu()
@@ -257,6 +262,11 @@ class AmTask:
                 errors += kaldialign.edit_distance(reference, found)["total"]
                 phones += len(reference)
         return {"loss": loss / max(1, frames), "per": 100.0 * errors / max(1, phones)}
+
+
+def loss_name(ctc_part: float) -> str:
+    """What the held-out loss of a training is that is so far by CTC alone."""
+    return "LF-MMI" if ctc_part < 1.0 else "CTC"
 
 
 def collapse(classes: Iterable[int], blank: int = 0) -> list[int]:

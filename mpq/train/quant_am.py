@@ -146,7 +146,7 @@ class QuantAmTask(AmTask):
 
 
 def dev_loss(model: AcousticModel, config: QuantAmConfig, data: AmData) -> float:
-    """LF-MMI loss per frame of a model, float or quantized, on the held-out features."""
+    """Loss per frame of a model, float or quantized, on the held-out features, as of `AmTask.validate`."""
     task = QuantAmTask(replace(config, cotrain_bits=0), data, model.eval())
     with torch.no_grad():
         return task.validate()["loss"]

@@ -168,6 +168,10 @@ def test_held_out_sequences_that_training_has_not_are_scored(features: Path) -> 
         assert task.validate()["loss"] == pytest.approx((losses.sum() / lengths.sum()).item(), rel=1e-4)
         assert task.loss(task.model, next(task.batches(0)), 1.0) > -1e-4
     assert len(task.denominator.src) < len(task.held_out.denominator.src)
+    alone = AmTask(config(ctc_part=1.0, phone_order=4, phone_smooth=False), train, dev, LEXICON, acoustic=task.acoustic)
+    with torch.no_grad():
+        by_ctc = -total_score(log_probs, lengths, graphs).sum() / lengths.sum()
+        assert alone.validate()["loss"] == pytest.approx(by_ctc.item(), rel=1e-4), "what is trained decides"
     smooth = AmTask(config(phone_order=4), train, dev, LEXICON)
     assert smooth.held_out is smooth.graphs
 
