@@ -85,7 +85,7 @@ def write_cases(exp: Path, folder: Path) -> Iterator[tuple[Path, dict[str, objec
     from mpq.data.batches import FeatureSet, batches
     from mpq.fst.backend import k2_arcs
     from mpq.fst.fsa import ctc_graph, pronunciation_graph
-    from mpq.fst.phone_lm import apply_phone_ngram
+    from mpq.fst.phone_lm import PhoneLmConfig, apply_phone_ngram
     from mpq.fst.units import read_units
     from mpq.lang.lexicon import read_lexicon
     from mpq.train.graphs import phone_model
@@ -98,7 +98,8 @@ def write_cases(exp: Path, folder: Path) -> Iterator[tuple[Path, dict[str, objec
         log_probs, lengths = run_batch(load_am(exp / "am", units.names), batch)
     for order, n_texts, n_utts in CASES:
         # the batch's own transcripts first: their numerators must be part of the denominator
-        lm = phone_model([*batch.texts, *train.texts][:n_texts], lexicon, order)
+        size = PhoneLmConfig(phone_order=order, phone_histories=0)
+        lm = phone_model([*batch.texts, *train.texts][:n_texts], lexicon, size)
         denominator = ctc_graph(units.expand(lm.fsa))
         numerators = []
         for text in batch.texts[:n_utts]:

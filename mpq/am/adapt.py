@@ -26,14 +26,14 @@ from mpq.data.batches import FeatureSet
 from mpq.data.parallel import map_processes
 from mpq.fst.fsa import Fsa, ctc_graph, pronunciation_graph
 from mpq.fst.lfmmi import PathSums, lfmmi_loss, native_path_sums
-from mpq.fst.phone_lm import PhoneNgram, apply_phone_ngram
+from mpq.fst.phone_lm import PhoneLmConfig, PhoneNgram, apply_phone_ngram
 from mpq.fst.units import Units
 from mpq.io import BadInput, Hyp, PathLike, atomic_write, check_ranges, progress, read_nbest
 from mpq.lang.lexicon import Lexicon
 
 
 @dataclass
-class LhucConfig:
+class LhucConfig(PhoneLmConfig):
     """How to adapt.
 
     Attributes:
@@ -42,8 +42,6 @@ class LhucConfig:
         decay: weight of the squared logits, which holds amplitudes near 1.
         hyps: hypotheses of the first pass that supervise; 1: only the best.
         lm_scale: weight of the language model's scores among them.
-        phone_order, phone_histories, phone_smooth: of the denominator's phone n-gram model, as in training; one that is
-            not smooth is of what the first pass recognized too, which may have no path in it otherwise.
         max_frames: frames (10 ms) of a batch, padding included.
     """
 
@@ -52,14 +50,12 @@ class LhucConfig:
     decay: float = 1e-4
     hyps: int = 10
     lm_scale: float = 1.0
-    phone_order: int = 2
-    phone_histories: int = 3500
-    phone_smooth: bool = True
     max_frames: int = 6000
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_ranges(self, steps="[1, inf)", lr="(0, inf)", decay="[0, inf)", hyps="[1, inf)", lm_scale="[0, inf)")
-        check_ranges(self, phone_order="[1, 6]", max_frames="[1, inf)", phone_histories="[0, inf)")
+        check_ranges(self, max_frames="[1, inf)")
 
 
 @dataclass(frozen=True)

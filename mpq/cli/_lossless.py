@@ -53,11 +53,18 @@ def add_lossless_arguments(parser: ArgumentParser) -> None:
 
 def check_lossless(args: Namespace) -> None:
     """Refuses options that are missing or do not fit."""
+    from dataclasses import asdict
+
+    from mpq.fst.phone_lm import PhoneLmConfig
     from mpq.io import BadInput, check_range
 
     for name in ("bits", "ratio"):
         if args[name] is not None:
             raise BadInput(f"--{name}: --lossless looks for the size itself; name the ratios to try by --ratios")
+    for name, default in asdict(PhoneLmConfig()).items():
+        if args[name] != default:
+            option = name.replace("_", "-")
+            raise BadInput(f"--{option}: --lossless trains by the loss that it looks at: give --quantize-am.{option}")
     if not any(args[name] for names in NEEDED.values() for name in names):
         raise BadInput(
             "--lossless needs "

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
+from mpq.cli._options import make_config
+
 if TYPE_CHECKING:
     from torch import nn
 
+    from mpq.fst.phone_lm import PhoneLmConfig
     from mpq.lm import LoadedLm
     from mpq.search import SearchData
 
@@ -86,7 +89,14 @@ def inputs_key(args: Namespace, searched: Searched) -> dict[str, Any]:
         return {"texts": [sha256_file(path) for path in (args.text, args.dev) if path]}
     lang = [Path(args.lang, name) for name in ("lexicon.txt", "units.txt")] if args.lang else []
     files = [path for path in (args.features, args.dev, *lang) if path and Path(path).exists()]
-    return {"files": [sha256_file(path) for path in files], "loss": args.loss, "phone_order": args.phone_order}
+    return {"files": [sha256_file(path) for path in files], "loss": args.loss, "phones": asdict(phone_options(args))}
+
+
+def phone_options(args: Namespace) -> PhoneLmConfig:
+    """Of the loss's denominator; with --lossless that of the training that follows."""
+    from mpq.fst.phone_lm import PhoneLmConfig
+
+    return make_config(PhoneLmConfig, args, "quantize_am" if args.lossless else "")
 
 
 def open_data(args: Namespace, searched: Searched) -> SearchData:
@@ -128,6 +138,6 @@ def _am_data(args: Namespace, searched: Searched) -> SearchData:
         if not args[name]:
             raise BadInput(f"--method {args.method} looks at the model's loss: it needs --{name}")
     data = am_data(args, model, searched.units)
-    config = AmConfig(model=model.config, phone_order=args.phone_order)
+    config = AmConfig(model=model.config, **asdict(phone_options(args)))
     task = AmTask(config, data.train, data.dev, data.lexicon, data.units, model)
     return AmSearchData(model, data.dev, task, ctc=args.loss == "ctc")

@@ -124,9 +124,9 @@ def _adapt(
     if logits is None:
         first = decode_set(model, features, decoder, first_pass, key, args.nj)
         print(f"decode: first pass: {first}", file=sys.stderr)
-        nbest, smooth = first_pass / "nbest.jsonl.gz", options.phone_smooth
-        spoken = texts if smooth else [*texts, *recognized(nbest, options.hyps)]
-        phone_lm = phone_model(spoken, lexicon, options.phone_order, options.phone_histories, smooth)
+        nbest = first_pass / "nbest.jsonl.gz"
+        spoken = texts if options.phone_smooth else [*texts, *recognized(nbest, options.hyps)]
+        phone_lm = phone_model(spoken, lexicon, options)
         supervision = read_supervision(nbest, lexicon, units, phone_lm, options)
         denominator = ctc_graph(units.expand(phone_lm.fsa))
         logits = adapt(model, features, supervision, denominator, options, args.nj, path_sums(args.fst))

@@ -28,7 +28,8 @@ that the set is too small to tell: the interval of the difference says what it c
 refuses what it cannot. Into the folder --out go model.mpq, plan.yaml, lossless.yaml (figures) and tried/ (every model,
 and tried.jsonl, from which a killed search goes on). With --test-nbest and --test-ref the significance of what was
 found is reported on lists that had no part in the search. An acoustic model is trained on --features as --quantize-am
-says, and decodes --dev with the graph of --lang (--decode.beam and so on, --nj); --test-features is its test set.
+says, whose phone model (--quantize-am.phone-order and so on) is that of the loss too, and decodes --dev with the graph
+of --lang (--decode.beam and so on, --nj); --test-features is its test set.
 
 Examples:
   mpq search --method kl --model exp/lm/lstm --bits 2.5 --dev dev.txt --out plan.yaml
@@ -97,6 +98,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def _add_rare_arguments(parser: ArgumentParser) -> None:
     """Adds those that are seldom needed."""
+    from mpq.fst.phone_lm import PhoneLmConfig
+
     group = parser.add_argument_group("seldom needed")
     group.add_argument("--tokens", type=int, default=20_000, help="held-out tokens (output frames) that kl looks at")
     group.add_argument("--rule", type=str, default="", help="extra bits, as embedding.*=+2 (default: first, last +2)")
@@ -107,9 +110,9 @@ def _add_rare_arguments(parser: ArgumentParser) -> None:
     )
     group.add_argument("--seed", type=int, default=1, help="of samples, probes and random plans")
     group.add_argument("--loss", type=Literal["lfmmi", "ctc"], default="lfmmi", help="of an acoustic model")
-    group.add_argument("--phone-order", type=int, default=2, help="of LF-MMI's phone n-gram model, smooth")
     group.add_argument("--tokenizer", type=str, metavar="FILE", help="the model's units (default: beside the model)")
     group.add_argument("--cache", type=str, metavar="DIR", help="for tokenized text (default: DIR of --dev/units)")
+    parser.add_class_arguments(PhoneLmConfig)
 
 
 def run(args: Namespace) -> None:

@@ -304,8 +304,7 @@ def batches(
     """
     data = data if isinstance(data, FeatureSet) else FeatureSet(data)
     shuffle = bool(augment) if shuffle is None else shuffle
-    masks = SpecAugment() if augment is True else augment
-    masks = masks and not data.is_waveform and masks
+    masks = not data.is_waveform and (SpecAugment() if augment is True else augment)
     begin, end = (round(number * epoch_part, 12) for number in (epoch, epoch + 1))  # in passes: 3 x 0.1 is 0.3
     for turn in range(int(begin), math.ceil(end)):
         plan = data.plan(max_frames, np.random.default_rng((seed, turn)) if shuffle else None, one_copy)
@@ -313,8 +312,7 @@ def batches(
         first, last = (int(min(max(0.0, at - turn), 1.0) * n_steps + 0.5) for at in (begin, end))
         for number in range(first * world_size + rank, last * world_size, world_size):
             batch = data.batch(plan[number % len(plan)])
-            if masks:
-                # A generator of its own for each batch: masks do not depend on the batches before.
+            if masks:  # a generator of its own for each batch: masks do not depend on the batches before
                 masks(batch.features, batch.lengths, np.random.default_rng((seed, turn, number)))
             yield batch
 

@@ -14,9 +14,30 @@ from functools import cached_property
 import numpy as np
 
 from mpq.fst.fsa import Floats, Fsa, Ints
+from mpq.io import check_ranges
 
 History = tuple[int, ...]
 _BEGIN, _END = -1, 0  # the end of the sentence takes the place of the blank, which is no phone
+
+
+@dataclass(kw_only=True)
+class PhoneLmConfig:
+    """The phone n-gram model of LF-MMI's denominator; what follows the training has that of the training.
+
+    Attributes:
+        phone_order: order of the denominator's phone n-gram model, which is estimated from the training transcripts.
+        phone_histories: at most so many histories of two or more phones in it, the most frequent ones; 0: all.
+        phone_smooth: it is smooth: every phone may follow every history. False: only what was seen, as in Kaldi, which
+            leaves a 4-gram a third of the arcs; what else is scored then needs a model that has seen it too, since it
+            may have no path in the first one: held-out transcripts, what a first pass recognized.
+    """
+
+    phone_order: int = 2
+    phone_histories: int = 3500
+    phone_smooth: bool = True
+
+    def __post_init__(self) -> None:
+        check_ranges(self, phone_order="[1, 6]", phone_histories="[0, inf)")
 
 
 @dataclass(frozen=True, eq=False)

@@ -150,6 +150,7 @@ class AmSearchData:
         model.requires_grad_(True)  # what its own training left alone is quantized too, and measured
         self.model: nn.Module = model
         self._am, self._dev, self._given, self._ctc = model, dev, task, ctc
+        self._dev_utts = set(dev.utts)
 
     @property
     def _task(self) -> AmTask:
@@ -201,11 +202,13 @@ class AmSearchData:
         """Mean over the frames."""
         log_probs, lengths = outputs
         log_probs = log_probs.view_as(log_probs)  # the training loop forbids gradients of the model's own output
-        numerators = [self._task.numerator(text) for text in batch.texts]
+        # what is held out may have no path in the training transcripts' model
+        graphs = self._task.held_out if self._dev_utts.issuperset(batch.utts) else self._task.graphs
+        numerators = [graphs.numerator(text) for text in batch.texts]
         if self._ctc:
             losses = -total_score(log_probs, lengths, numerators)
         else:
-            losses = lfmmi_loss(log_probs, lengths, numerators, self._task.denominator)
+            losses = lfmmi_loss(log_probs, lengths, numerators, graphs.denominator)
         mean: Tensor = losses.sum() / lengths.sum()
         return mean
 

@@ -28,6 +28,7 @@ from mpq.data.batches import Batch, FeatureSet, Normalization, SpecAugment, batc
 from mpq.fst.backend import Backend, path_sums
 from mpq.fst.fsa import Fsa
 from mpq.fst.lfmmi import lfmmi_loss, total_score
+from mpq.fst.phone_lm import PhoneLmConfig
 from mpq.fst.units import Units
 from mpq.io import BadInput, check_ranges, hash_config, sha256_file
 from mpq.lang.lexicon import Lexicon
@@ -40,7 +41,7 @@ _MISFITS = 0.01  # part of the training utterances that may be left out since th
 
 
 @dataclass
-class AmConfig:
+class AmConfig(PhoneLmConfig):
     """How to train an acoustic model.
 
     Attributes:
@@ -48,11 +49,6 @@ class AmConfig:
         fit: epochs, learning rate, seed and so on.
         ctc_part: part of the training (0 to 1) by CTC alone before LF-MMI begins.
         den_scale: weight of the denominator in LF-MMI.
-        phone_order: order of the denominator's phone n-gram model, which is estimated from the training transcripts.
-        phone_histories: at most so many histories of two or more phones in it, the most frequent ones; 0: all.
-        phone_smooth: it is smooth: every phone may follow every history. False: only what was seen, as in Kaldi, which
-            leaves a 4-gram a third of the arcs; the held-out loss is then computed with a model of its own, of the
-            held-out transcripts too, since others may not have a path in the first one.
         max_frames: frames (10 ms) of a batch, padding included.
         epoch_part: part (above 0, up to 1) of the training utterances that an epoch takes, each the next part of them.
             A checkpoint is written after every epoch: with a quarter a kill costs a quarter of a pass.
@@ -72,9 +68,6 @@ class AmConfig:
     fit: FitConfig = field(default_factory=FitConfig)
     ctc_part: float = 0.4
     den_scale: float = 1.0
-    phone_order: int = 2
-    phone_histories: int = 3500
-    phone_smooth: bool = True
     max_frames: int = 10000
     epoch_part: float = 1.0
     normalization: Normalization = "utterance"
@@ -86,8 +79,9 @@ class AmConfig:
     fst: Backend = "native"
 
     def __post_init__(self) -> None:
-        check_ranges(self, ctc_part="[0, 1]", phone_order="[1, 6]", max_frames="[1, inf)", den_scale="[0, inf)")
-        check_ranges(self, xent="[0, inf)", lhuc="[0, 1]", epoch_part="(0, 1]", phone_histories="[0, inf)")
+        super().__post_init__()
+        check_ranges(self, ctc_part="[0, 1]", max_frames="[1, inf)", den_scale="[0, inf)")
+        check_ranges(self, xent="[0, inf)", lhuc="[0, 1]", epoch_part="(0, 1]")
         parse_schedule(self.dropout_schedule)
 
 
@@ -153,9 +147,7 @@ class AmTask:
         return [SemiOrthogonal(self.acoustic)] if self.acoustic.semi_orthogonal() else []
 
     def _graphs(self, texts: Sequence[str]) -> PhoneGraphs:
-        config = self.config
-        phone_lm = phone_model(texts, self.lexicon, config.phone_order, config.phone_histories, config.phone_smooth)
-        return PhoneGraphs(phone_lm, self.lexicon, self.units)
+        return PhoneGraphs(phone_model(texts, self.lexicon, self.config), self.lexicon, self.units)
 
     @property
     def denominator(self) -> Fsa:
@@ -233,8 +225,8 @@ class AmTask:
         return torch.where(torch.rand(len(speakers)) < self.config.lhuc, speakers, -1).to(device)
 
     def validate(self) -> dict[str, float]:
-        """LF-MMI loss (of a training by CTC alone, CTC's) per frame on the held-out utterances, and the phone error rate of
-        the best classes in percent.
+        """LF-MMI loss per frame on the held-out utterances, and the phone error rate of the best classes in percent; the
+        loss of a training by CTC alone is CTC's.
 
         The loss decides: without a language model the best class of a frame says little about an LF-MMI model.
         Utterances with words outside the lexicon, or more phones than frames, are left out: held-out text has some.

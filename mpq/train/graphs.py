@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mpq.fst.fsa import Fsa, ctc_graph, pronunciation_graph
-from mpq.fst.phone_lm import PhoneNgram, apply_phone_ngram, estimate_phone_ngram
+from mpq.fst.phone_lm import PhoneLmConfig, PhoneNgram, apply_phone_ngram, estimate_phone_ngram
 from mpq.fst.units import Units
 from mpq.lang.lexicon import Lexicon
 
 
-def phone_model(
-    texts: Iterable[str], lexicon: Lexicon, order: int, max_histories: int = 0, smooth: bool = True
-) -> PhoneNgram:
+def phone_model(texts: Iterable[str], lexicon: Lexicon, config: PhoneLmConfig) -> PhoneNgram:
     """Phone n-gram model of transcripts, each word by its first pronunciation.
 
     If it is not smooth, what is scored by it must be among the texts: anything else may have no path in it.
     """
     sentences = [[p for word in text.split() for p in lexicon.pronunciations(word)[0]] for text in texts]
-    return estimate_phone_ngram(sentences, len(lexicon.phones), order, max_histories, smooth)
+    order, histories, smooth = config.phone_order, config.phone_histories, config.phone_smooth
+    return estimate_phone_ngram(sentences, len(lexicon.phones), order, histories, smooth)
 
 
 class PhoneGraphs:

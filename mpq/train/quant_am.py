@@ -19,6 +19,7 @@ from mpq.am.base import AcousticModel, frame_mask
 from mpq.am.model import make_am, run_batch
 from mpq.data.batches import Batch, FeatureSet
 from mpq.fst.backend import Backend
+from mpq.fst.phone_lm import PhoneLmConfig
 from mpq.fst.units import Units
 from mpq.io import BadInput, check_ranges
 from mpq.lang.lexicon import Lexicon
@@ -31,7 +32,7 @@ from mpq.train.quantized import fit_quantized, load_start
 
 
 @dataclass
-class QuantAmConfig:
+class QuantAmConfig(PhoneLmConfig):
     """How to train a quantized acoustic model.
 
     Attributes:
@@ -41,7 +42,6 @@ class QuantAmConfig:
         admm: how ADMM is run, where it is what trains.
         ctc_part: part of the training (0 to 1) by CTC alone before LF-MMI begins.
         den_scale: weight of the denominator in LF-MMI.
-        phone_order, phone_histories, phone_smooth: of the denominator's phone n-gram model, as for the float model.
         max_frames: frames (10 ms) of a batch, padding included.
         epoch_part: part (above 0, up to 1) of the training utterances that an epoch takes, each the next part of them.
         augment: SpecAugment.
@@ -57,9 +57,6 @@ class QuantAmConfig:
     admm: AdmmConfig = field(default_factory=AdmmConfig)
     ctc_part: float = 0.0
     den_scale: float = 1.0
-    phone_order: int = 2
-    phone_histories: int = 3500
-    phone_smooth: bool = True
     max_frames: int = 10000
     epoch_part: float = 1.0
     augment: bool = True
@@ -68,9 +65,9 @@ class QuantAmConfig:
     fst: Backend = "native"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_ranges(self, distill="[0, 1]", norms_part="[0, 1]", cotrain_bits="[0, 8]", ctc_part="[0, 1]")
-        check_ranges(self, phone_order="[1, 6]", max_frames="[1, inf)", den_scale="[0, inf)")
-        check_ranges(self, phone_histories="[0, inf)", epoch_part="(0, 1]")
+        check_ranges(self, max_frames="[1, inf)", epoch_part="(0, 1]", den_scale="[0, inf)")
 
     def am_config(self, acoustic: AcousticModel) -> AmConfig:
         """The same for the task of a float model."""

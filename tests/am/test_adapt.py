@@ -134,7 +134,7 @@ def test_what_was_recognized_has_a_path_in_a_model_that_is_not_smooth(tmp_path: 
     config = LhucConfig(phone_order=4, phone_smooth=False)
     found = recognized(tmp_path / "nbest.jsonl", config.hyps)
     assert found == said
-    phone_lm = phone_model(["yes yes", *found], LEXICON, config.phone_order, config.phone_histories, smooth=False)
+    phone_lm = phone_model(["yes yes", *found], LEXICON, config)
     graphs = read_supervision(tmp_path / "nbest.jsonl", LEXICON, UNITS, phone_lm, config)
     logits = adapt(model, features, graphs, ctc_graph(phone_lm.fsa), config, 1)  # type: ignore[arg-type]
     assert all(r.isfinite().all() and r.any() for r in logits.values())

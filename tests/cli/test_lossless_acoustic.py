@@ -16,11 +16,12 @@ from mpq.cli.main import main
 from mpq.data.features import FeatureConfig, extract
 from mpq.data.manifests import Spoken, write_manifests
 from mpq.fst.graph import build_graph
-from mpq.io import read_jsonl, read_text, read_yaml
+from mpq.io import BadInput, read_jsonl, read_text, read_yaml
 from mpq.lang.lexicon import Lexicon
 from mpq.lang.ngram import train_ngram
 from mpq.quant import read_plan
 from mpq.rescore.lossless_am import reference
+from mpq.search import AmSearchData
 
 RATE = 16000
 TONES = {"A": 400.0, "B": 1100.0, "C": 2900.0}  # Hz: what each phone sounds like
@@ -114,6 +115,20 @@ def test_wrong_inputs_are_told_before_anything_is_measured(
         assert message in line, more
 
 
+def test_the_loss_that_is_looked_at_is_that_of_the_training(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(data: AmSearchData, *_: object) -> None:
+        config = data._task.config
+        raise BadInput(f"order {config.phone_order}, smooth {config.phone_smooth}")
+
+    monkeypatch.setattr("mpq.search.hessian_costs", measure)
+    features = "--features train/features/cuts.jsonl.gz --dev dev/features/cuts.jsonl.gz --lang lang"
+    phones = "--quantize-am.phone-order 4 --quantize-am.phone-smooth false"
+    assert main(f"search --lossless --method hessian --model am --out other {features} {phones}".split()) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("order 4, smooth False")
+
+
 def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_am(tmp_path / "am.mpq", make_am(TdnnConfig(8, (2, 2), 4, [1]), 4), LEXICON.phones)
     search = f"search --lossless --model {tmp_path / 'am.mpq'} --out ll"
@@ -122,6 +137,10 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (f"{search} --features f --lang l", "--dev must be given with --lossless: training features"),
         (search, "--text, --dev, --nbest, --ref (training text, held-out text, dev lists, reference), or --features"),
         (f"{search} --features f --dev d --lang l --nj 0", "--nj: 0"),
+        (
+            f"{search} --features f --dev d --lang l --phone-order 4",
+            "--phone-order: --lossless trains by the loss",
+        ),
         (f"{search} --features f --dev d --lang l --ref r", "am.mpq holds a tdnn acoustic model"),
         (f"{search} --text t --dev d --nbest n --ref r", "am.mpq holds a tdnn acoustic model"),
     ]:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,6 +149,24 @@ def test_losses_are_those_of_training(data: AmSearchData) -> None:
 
 
 @torch.no_grad()
+def test_what_training_has_not_said_has_a_loss(sets: list[tuple[FeatureSet, FeatureSet]]) -> None:
+    """A phone model that is not smooth: held-out utterances are scored by one of their own."""
+    train, dev = map(copy.copy, sets[0])
+    train.utts = [f"t{i}" for i in range(len(train))]
+    dev._texts = ["ca ab", "ca", "ab", "ab"]
+    config = AmConfig(model=MODELS["tdnn"], augment=False, phone_order=4, phone_smooth=False)
+    model = make_am(config.model, len(LEXICON.phones) + 1).eval()
+    task = AmTask(config, train, dev, LEXICON, acoustic=model)
+    assert np.isinf(task.numerator("ca ab").min_frames)
+    data = AmSearchData(model, dev, task)
+    (batch,) = data.held_out(10**6, 0)
+    assert data.loss(data.run(model, batch), batch).item() == pytest.approx(task.validate()["loss"], rel=1e-4)
+    (batch,) = data.training(10**6, 0, 0)
+    expected = task.loss(task.model.eval(), batch, 1.0)
+    assert data.loss(data.run(model, batch), batch).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@torch.no_grad()
 def move(weights: Iterable[Tensor], directions: Iterable[Tensor], step: float) -> None:
     for weight, direction in zip(weights, directions, strict=True):
         weight.add_(direction, alpha=step)
@@ -264,6 +283,32 @@ def test_the_commands(data: AmSearchData, folder: Path, capsys: pytest.CaptureFi
         precision = plan.precision(name)
         assert precision is not None and torch.equal(found.scale, scale)
         assert torch.equal(found.codes, round_to(learned[name], scale, precision).codes), "packed as they were learned"
+
+
+@pytest.mark.parametrize("data", ["tdnn"], indirect=True)
+def test_the_phone_model_is_an_option(
+    data: AmSearchData, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks: list[AmTask] = []
+
+    class Watched(AmTask):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            tasks.append(self)
+
+    monkeypatch.setattr("mpq.train.am.AmTask", Watched)
+    search = (
+        "search --model am.mpq --method hessian --hessian.max-probes 2 --candidates 2,4,8 --bits 3.5 "
+        "--costs costs.json --features train.jsonl.gz --dev dev.jsonl.gz --lang lang --out plan.yaml"
+    )
+    (folder / "search.yaml").write_text("phone_order: 4\nphone_histories: 5\nphone_smooth: false\n")
+    assert main(f"{search} --config search.yaml".split()) == 0
+    (task,) = tasks
+    assert (task.config.phone_order, task.config.phone_histories, task.config.phone_smooth) == (4, 5, False)
+    assert task.held_out is not task.graphs
+    for more in ("", "--config search.yaml --phone-histories 6", "--config search.yaml --phone-smooth true"):
+        assert main(f"{search} {more}".split()) == 2, "costs of another loss"
+        assert "costs.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("data", ["tdnn"], indirect=True)

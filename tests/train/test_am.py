@@ -16,6 +16,7 @@ from mpq.data.batches import FeatureSet, SpecAugment
 from mpq.data.features import FeatureConfig, extract
 from mpq.data.manifests import Spoken, write_manifests
 from mpq.fst.lfmmi import lfmmi_loss, total_score
+from mpq.fst.phone_lm import PhoneLmConfig
 from mpq.fst.units import Units
 from mpq.io import BadInput
 from mpq.lang.lexicon import Lexicon
@@ -217,7 +218,7 @@ def test_run_key_changes_with_what_changes_the_numbers(features: Path) -> None:
 def test_collapse_and_phone_model() -> None:
     assert collapse([0, 1, 1, 0, 1, 2, 2, 0, 0, 3]) == [1, 1, 2, 3]
     assert collapse([]) == []
-    model = phone_model(["ab ca"], LEXICON, 2)
+    model = phone_model(["ab ca"], LEXICON, PhoneLmConfig())
     a, b = 1, 2
     seen = model.log_prob[model.next_history[model.start, a], b]
     assert seen == max(model.log_prob[model.next_history[model.start, a]])
