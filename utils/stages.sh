@@ -12,11 +12,12 @@
 #   features         where the acoustic models' features lie: EXP/features
 #   ngram            name of a larger n-gram model that rescores the lists first, as EXP/data/lm/NAME.arpa.gz: (4-gram)
 #   model_options    further options of training the float acoustic model
+#   nist_command     what scores a system's folder by STM and GLM, and nist_inputs, what it reads besides: (hub5 EXP eval2000)
 #   small_am small_ivector small_lm small_dim    further options of training where --smoke is given
 # and of its user, where it calls am_options: speeds, acoustic_units, ivectors, lhuc
 
 sets=(dev test) lms=(lstm transformer) systems=() am_conf=conf/am.yaml features=features first_pass="" ngram=""
-model_options=() small_am=() small_ivector=() small_lm=() small_dim=()
+model_options=() nist_command=() nist_inputs=() small_am=() small_ivector=() small_lm=() small_dim=()
 # shellcheck disable=SC2034
 speeds=0.9,1.0,1.1 acoustic_units=phones ivectors="" lhuc=""
 
@@ -196,4 +197,22 @@ report_results() {
     -- mpq results "$exp" --sets "$names" --seed "$seed" "${larger[@]}"
   step report --in "$exp/results.jsonl" conf/report.yaml --out "$exp"/{RESULTS.md,report.html,size_wer.png} \
     -- report "$exp" conf/report.yaml "$smoke"
+}
+
+# Stage 10, NIST's scores of systems: nist_command FOLDER makes FOLDER/NAME.txt of the hypotheses there, and all lines, by set, are
+# gathered and shown: nist_scores STEP DIR/NAME.txt FOLDER...
+nist_scores() {
+  local folder name=${2##*/} files=("${@:3}")
+  files=("${files[@]/%//$name}")
+  for folder in "${@:3}"; do
+    job "${name%.txt}-${folder##*/}" --in "$folder"/hyp-*.txt "${nist_inputs[@]}" --out "$folder/$name" -- "${nist_command[@]}" "$folder"
+  done
+  run_jobs
+  step "$1" --in "${files[@]}" --out "$2" -- gather_scores "$2" "${files[@]}"
+}
+
+gather_scores() {
+  sort --stable --key 1,1 "${@:2}" > "$1.tmp"
+  mv "$1.tmp" "$1"
+  cat "$1"
 }

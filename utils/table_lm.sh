@@ -205,7 +205,8 @@ list_table_rows() {
   done
 }
 
-# Stage 10
+# Stage 10; sets row_folders, too
 report_table_lm() {
+  find_row_folders
   report_rows "$exp/table-lm" conf/table_lm.yaml table list_table_rows "$exp"/rescore/*/hyp-*.txt
 }

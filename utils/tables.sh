@@ -60,15 +60,16 @@ timed() {
 # Stage 10, results, table, plot and page of all rows that there are, whatever --rows; steps are named after PREFIX, and
 # LIST prints what `mpq results --rows` reads: report_rows DIR CONFIG PREFIX LIST [HYPOTHESES...]
 report_rows() {
-  local dir=$1 texts=("${sets[@]/%//text}") names
+  local dir=$1 texts=("${sets[@]/%//text}") names larger=()
   names=$(IFS=,; echo "${sets[*]}")
+  [ -z "$ngram" ] || larger=(--ngram "$ngram")
   if [ "$dry_run" = false ]; then
     mkdir -p "$dir"
     "$4" > "$dir/rows.jsonl.tmp"
     mv "$dir/rows.jsonl.tmp" "$dir/rows.jsonl"
   fi
   step "$3-results" --in "$dir/rows.jsonl" "${texts[@]/#/$exp/data/}" "${@:5}" "$dir"/rescore/*/hyp-*.txt --out "$dir/results.jsonl" \
-    -- mpq results "$exp" --systems "$dir" --rows "$dir/rows.jsonl" --sets "$names" --seed "$seed"
+    -- mpq results "$exp" --systems "$dir" --rows "$dir/rows.jsonl" --sets "$names" --seed "$seed" "${larger[@]}"
   step "$3-report" --in "$dir/results.jsonl" "$2" --out "$dir"/{RESULTS.md,report.html,size_wer.png} \
     -- report "$dir" "$2" "$smoke"
 }

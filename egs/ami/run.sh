@@ -5,25 +5,32 @@
 # folder or zip; a second --corpus-dir may hold Fisher's transcripts (LDC2004T19, LDC2005T19) for the language models.
 # A CNN-TDNN-F trained by LF-MMI on left biphones, with i-vectors and LHUC speaker adaptation; the trigram is one of AMI
 # mixed with one of Fisher, weights by EM on the dev transcripts.
-# The result is in EXP_DIR/report.html, RESULTS.md and nist.txt (scores by STM and GLM).
+# The result is in EXP_DIR/report.html, RESULTS.md and nist.txt (scores by STM and GLM). --table lm: every way of
+# compressing the language models instead, in EXP_DIR/table-lm.
 set -euo pipefail
 # shellcheck source=utils/stage.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../utils/stage.sh"
 # shellcheck source=utils/stages.sh
 source "$stage_root/utils/stages.sh"
+# shellcheck source=utils/tables.sh
+source "$stage_root/utils/tables.sh"
+# shellcheck source=utils/table_lm.sh
+source "$stage_root/utils/table_lm.sh"
 
-mic=ihm partial=false acoustic_units=biphones ivectors=true lhuc=true
+mic=ihm partial=false acoustic_units=biphones ivectors=true lhuc=true table=none rows=""
 am_options
+option table "none|lm" "lm: instead of the usual systems every method of compression of language models (in table-lm/)"
+option rows text "rows of the table, by shell patterns with commas between them; 'list' names them (default: all)"
 option mic "ihm|sdm|mdm" "headsets, first microphone of the first array, or beamformed files"
 option partial flag "a part of the corpus will do; what is missing is told, and left out"
 need_option corpus-dir "the folder of AMI that holds the meetings and ami_public_manual_1.6.2"
 recipe "$@"
 # shellcheck disable=SC2154  # set by stage.sh
-exp=$exp_dir
+exp=$exp_dir lm_units=$exp_dir/lang/tokenizer.model
 sets=(dev eval)
 systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit lstm-{2,1}bit-rounded)
 given_corpus --mic "$mic" --nj "$nj"
-disk=20 prune=1e-7
+disk=$((20 + ${#chosen_rows[@]} / 5)) prune=1e-7 # a checkpoint of each row of a table
 memory=$((7 + (gpus > 1 ? gpus : 1))) # each process of training holds manifests and LF-MMI's graphs
 # counting the trigrams of Fisher's 22 million words takes about 6 to 7 GB, beside what else runs
 [ -z "$(find -H "${corpus_dirs[@]}" -name 'fe_03_*.txt' -print -quit 2> /dev/null)" ] || memory=$((memory > 12 ? memory : 12))
@@ -32,7 +39,7 @@ if [ "$smoke" = true ]; then
   small_am=(--fit.epochs 2 --fit.average 0 --max_frames 4000 --model.hidden 48 --model.bottleneck 16 --model.first_bottleneck 16
     --model.channels "[4,8]" --model.height_strides "[2,2]" --model.strides "[1]" --model.prefinal 16 --model.ivector_dim 8)
   small_ivector=(--dim 8 --gaussians 8 --iterations 2)
-  small_lm=(--fit.epochs 1) small_dim=(--model.dim 64 --model.layers 1)
+  small_lm=(--fit.epochs 1) small_dim=(--model.dim 48 --model.layers 1)
 fi
 
 if stage 0; then check_corpus ami "$disk" "$memory"; fi
@@ -54,36 +61,50 @@ fi
 
 if stage 4; then train_acoustic_model; fi
 if stage 5; then decode_sets; fi
-if stage 6; then train_language_models "$exp/lang/tokenizer.model"; fi
-if stage 8; then quantize_systems; fi
-if stage 9; then rescore_systems; fi
 
-# NIST's scores of the systems on dev and eval, speech of up to four at once where they share a microphone, in
-# EXP/nist.txt: nist EXP MIC INPUTS SYSTEM...
+if [ "$table" = lm ]; then
+  if stage 6; then train_table_lms; fi
+  if stage 7; then search_table_bits; fi
+  if stage 8; then train_table_rows; fi
+  if stage 9; then rescore_table_rows; fi
+else
+  if stage 6; then train_language_models "$lm_units"; fi
+  if stage 8; then quantize_systems; fi
+  if stage 9; then rescore_systems; fi
+fi
+
+# NIST's scores of a system on dev and eval, speech of up to four at once where they share a microphone, in
+# FOLDER/nist.txt: nist EXP MIC INPUTS FOLDER
 nist() {
-  local exp=$1 mic=$2 inputs=$3 system set out options times
-  for system in "${@:4}"; do
-    for set in dev eval; do
-      out=$exp/rescore/$system/$set options=() times=()
-      [ "$mic" = ihm ] || options=(--overlap 4) times=(--am "$exp/am/model.mpq" --lang "$exp/lang")
-      mpq ctm --hyp "$exp/rescore/$system/hyp-$set.txt" --features "$inputs/$set/cuts.jsonl.gz" "${times[@]}" --out "$out.ctm" >&2
-      mpq score --stm "$exp/data/$set/stm" --glm conf/ami.glm --ctm "$out.ctm" "${options[@]}" | sed "s/^/$set $system /"
-    done
-  done > "$exp/nist.txt.tmp"
-  mv "$exp/nist.txt.tmp" "$exp/nist.txt"
-  cat "$exp/nist.txt"
+  local exp=$1 mic=$2 inputs=$3 folder=$4 set options=() times=()
+  [ "$mic" = ihm ] || options=(--overlap 4) times=(--am "$exp/am/model.mpq" --lang "$exp/lang")
+  for set in dev eval; do
+    mpq ctm --hyp "$folder/hyp-$set.txt" --features "$inputs/$set/cuts.jsonl.gz" "${times[@]}" --out "$folder/$set.ctm" >&2
+    mpq score --stm "$exp/data/$set/stm" --glm conf/ami.glm --ctm "$folder/$set.ctm" "${options[@]}" | sed "s/^/$set ${folder##*/} /"
+  done > "$folder/nist.txt.tmp"
+  mv "$folder/nist.txt.tmp" "$folder/nist.txt"
+}
+
+# Of all systems, where they can be: score_by_stm STEP OUT FOLDER...
+score_by_stm() {
+  find_cuts dev
+  nist_command=(nist "$exp" "$mic" "${cuts%/dev/*}") nist_inputs=(conf/ami.glm "$exp"/data/{dev,eval}/stm)
+  if [ "$mic" = ihm ] || command -v asclite > /dev/null || [ -x /usr/lib/sctk/bin/asclite ]; then
+    nist_scores "$@"
+  else
+    echo "-- no NIST scores: speech that overlaps is scored by asclite only; utils/install_apt.sh installs it (sctk)"
+  fi
 }
 
 if stage 10; then
-  report_results
-  names=(first-pass "${lms[@]}" "${systems[@]}")
-  [ "$smoke" = false ] || names=(first-pass)
-  hyps=("${names[@]/#/$exp/rescore/}")
-  find_cuts dev
-  if [ "$mic" = ihm ] || command -v asclite > /dev/null || [ -x /usr/lib/sctk/bin/asclite ]; then
-    step nist --in "${hyps[@]/%//hyp-eval.txt}" conf/ami.glm "$exp"/data/{dev,eval}/stm --out "$exp/nist.txt" -- nist "$exp" "$mic" "${cuts%/dev/*}" "${names[@]}"
+  if [ "$table" = lm ]; then
+    report_table_lm
+    score_by_stm table-nist "$exp/table-lm/nist.txt" "${row_folders[@]}"
   else
-    echo "-- no NIST scores: speech that overlaps is scored by asclite only; utils/install_apt.sh installs it (sctk)"
+    report_results
+    names=(first-pass "${lms[@]}" "${systems[@]}")
+    [ "$smoke" = false ] || names=(first-pass)
+    score_by_stm nist "$exp/nist.txt" "${names[@]/#/$exp/rescore/}"
   fi
 fi
 finish

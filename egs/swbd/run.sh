@@ -5,24 +5,31 @@
 # Switchboard and Fisher mixed by EM; neural language models, quantized, rescoring the tests; NIST's scoring by STM and
 # GLM. Give --corpus-dir once for each folder that holds one of LDC97S62, swb_ms98_transcriptions, LDC2002S09,
 # LDC2002T43, LDC2007S10, LDC2004T19 and LDC2005T19, whatever it is named; what lies where is found by content.
-# The result is in EXP_DIR/report.html, RESULTS.md and hub5.txt (NIST's scores).
+# The result is in EXP_DIR/report.html, RESULTS.md and hub5.txt (NIST's scores). --table lm: every way of compressing the
+# language models instead, in EXP_DIR/table-lm.
 set -euo pipefail
 # shellcheck source=utils/stage.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../utils/stage.sh"
 # shellcheck source=utils/stages.sh
 source "$stage_root/utils/stages.sh"
+# shellcheck source=utils/tables.sh
+source "$stage_root/utils/tables.sh"
+# shellcheck source=utils/table_lm.sh
+source "$stage_root/utils/table_lm.sh"
 
-partial=false acoustic_units="" ivectors=true lhuc=true
+partial=false acoustic_units="" ivectors=true lhuc=true table=none rows=""
 am_options
+option table "none|lm" "lm: instead of the usual systems every method of compression of language models (in table-lm/)"
+option rows text "rows of the table, by shell patterns with commas between them; 'list' names them (default: all)"
 option partial flag "a part of the corpora will do; what is missing is told, and left out"
 need_option corpus-dir "a folder that holds LDC97S62, Hub5'00 or another part; give the option for each"
 recipe "$@"
 # shellcheck disable=SC2154  # set by stage.sh
-exp=$exp_dir
+exp=$exp_dir lm_units=$exp_dir/lang/words.txt
 systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit lstm-{2,1}bit-rounded)
 # shellcheck disable=SC2119  # it has no options of its own
 given_corpus
-prune=1e-7 disk=50 units=biphones
+prune=1e-7 disk=$((50 + 2 * ${#chosen_rows[@]})) units=biphones # a checkpoint of each row of a table
 memory=$((20 + 4 * (gpus > 1 ? gpus : 1))) # each process of training holds manifests and LF-MMI's graphs
 if [ "$smoke" = true ]; then
   prune=1e-4 disk=1 memory=4 lms=(lstm) systems=(lstm-2bit) units=phones # some 70 utterances teach no 1,560 biphones
@@ -53,33 +60,43 @@ fi
 
 if stage 4; then train_acoustic_model; fi
 if stage 5; then decode_sets; fi
-if stage 6; then train_language_models "$exp/lang/words.txt"; fi
-if stage 8; then quantize_systems; fi
-if stage 9; then rescore_systems; fi
 
-# NIST's scores of the systems on the tests, also of Switchboard (sw), CallHome (en) and Fisher (fsh) alone, in
-# EXP/hub5.txt: hub5 EXP SYSTEMS SET...
+if [ "$table" = lm ]; then
+  if stage 6; then train_table_lms; fi
+  if stage 7; then search_table_bits; fi
+  if stage 8; then train_table_rows; fi
+  if stage 9; then rescore_table_rows; fi
+else
+  if stage 6; then train_language_models "$lm_units"; fi
+  if stage 8; then quantize_systems; fi
+  if stage 9; then rescore_systems; fi
+fi
+
+# NIST's scores of a system on the tests, also of Switchboard (sw), CallHome (en) and Fisher (fsh) alone, in
+# FOLDER/hub5.txt: hub5 EXP "SET..." FOLDER
 hub5() {
-  local exp=$1 system set out part parts subsets
-  for set in "${@:3}"; do
+  local exp=$1 folder=$3 set part parts subsets
+  for set in $2; do
     mapfile -t parts < <(sed '/^;;/d; s/_.*//' "$exp/data/$set/stm" | sort -u)
     subsets=()
     for part in "${parts[@]}"; do subsets+=(--subset "$part=${part}_"); done
-    for system in $2; do
-      out=$exp/rescore/$system/$set
-      mpq ctm --hyp "$exp/rescore/$system/hyp-$set.txt" --features "$exp/features/$set/cuts.jsonl.gz" --out "$out.ctm" >&2
-      mpq score --stm "$exp/data/$set/stm" --glm "$exp/data/$set/glm" --ctm "$out.ctm" "${subsets[@]}" | sed "s/^/$set $system /"
-    done
-  done > "$exp/hub5.txt.tmp"
-  mv "$exp/hub5.txt.tmp" "$exp/hub5.txt"
-  cat "$exp/hub5.txt"
+    mpq ctm --hyp "$folder/hyp-$set.txt" --features "$exp/features/$set/cuts.jsonl.gz" --out "$folder/$set.ctm" >&2
+    mpq score --stm "$exp/data/$set/stm" --glm "$exp/data/$set/glm" --ctm "$folder/$set.ctm" "${subsets[@]}" | sed "s/^/$set ${folder##*/} /"
+  done > "$folder/hub5.txt.tmp"
+  mv "$folder/hub5.txt.tmp" "$folder/hub5.txt"
 }
 
 if stage 10; then
-  report_results
-  names=(first-pass "${lms[@]}" "${systems[@]}") tests=("${sets[@]:1}")
-  [ "$smoke" = false ] || names=(first-pass)
-  inputs=("${tests[@]/#/$exp/data/}")
-  step hub5 --in "$exp"/rescore/*/hyp-*.txt "${inputs[@]/%//stm}" "${inputs[@]/%//glm}" --out "$exp/hub5.txt" -- hub5 "$exp" "${names[*]}" "${tests[@]}"
+  tests=("${sets[@]:1}")
+  nist_command=(hub5 "$exp" "${tests[*]}") nist_inputs=("${tests[@]/#/$exp/data/}") nist_inputs=("${nist_inputs[@]/%//stm}" "${nist_inputs[@]/%//glm}")
+  if [ "$table" = lm ]; then
+    report_table_lm
+    nist_scores table-hub5 "$exp/table-lm/hub5.txt" "${row_folders[@]}"
+  else
+    report_results
+    names=(first-pass "${lms[@]}" "${systems[@]}")
+    [ "$smoke" = false ] || names=(first-pass)
+    nist_scores hub5 "$exp/hub5.txt" "${names[@]/#/$exp/rescore/}"
+  fi
 fi
 finish
