@@ -2,10 +2,10 @@
 # librispeech: LibriSpeech, 960 hours of read books (--corpus-dir), with the n-gram model and text of OpenSLR 11
 #
 # A Conformer over sentencepiece units (--am tdnnf: a CNN-TDNN-F over phones; --am ssl: wav2vec 2.0 or HuBERT over phones,
-# fine-tuned from --checkpoint, or where that is fine-tuned already over its letters as it is) trained by CTC and LF-MMI on 100, 460 or 960 hours (--train), first pass with the pruned
-# trigram of OpenSLR 11, its lists rescored with the 4-gram, neural language models of 800 million words, quantized,
-# rescoring dev and test, clean and other. --corpus-dir is the folder that holds train-clean-100 and so on; the files of
-# OpenSLR 11 lie in it, in a folder in it, or in a second --corpus-dir.
+# fine-tuned from --checkpoint, or over letters where that is fine-tuned already) trained by CTC and LF-MMI on 100, 460 or
+# 960 hours (--train), first pass with the pruned trigram of OpenSLR 11, its lists rescored with the 4-gram, neural
+# language models of 800 million words, quantized, rescoring dev and test, clean and other. --corpus-dir is the folder
+# that holds train-clean-100 and so on; the files of OpenSLR 11 lie in it, in a folder in it, or in a second --corpus-dir.
 # The result is in EXP_DIR/report.html and RESULTS.md. --table conformer or ssl: this acoustic model on few bits
 # instead, in EXP_DIR/table-conformer or table-ssl; --table lm: every way of compressing the language models.
 set -euo pipefail
@@ -23,7 +23,7 @@ source "$stage_root/utils/table_am.sh"
 train=960 am=conformer checkpoint="" partial=false acoustic_units="" ivectors=false lhuc=false table=none rows=""
 am_options
 option am "conformer|tdnnf|ssl" "acoustic model: conf/am.yaml with sentencepiece units, or conf/am_{tdnnf,ssl}.yaml with phones"
-option checkpoint text "for --am ssl: a bundle of torchaudio.pipelines like HUBERT_LARGE (pre-trained) or HUBERT_ASR_LARGE (fine-tuned), a file of its format, a Hugging Face folder"
+option checkpoint text "for --am ssl: a bundle of torchaudio.pipelines, HUBERT_LARGE or (fine-tuned) HUBERT_ASR_LARGE, a file of its format, a Hugging Face folder"
 option table "none|lm|conformer|ssl" "instead of the usual systems language models or the acoustic model (implies --am) on few bits, by every method"
 option rows text "rows of the table, by shell patterns with commas between them; 'list' names them (default: all)"
 option train "100|460|960" "hours of training speech"
@@ -52,8 +52,8 @@ if [ "$am" = tdnnf ]; then am_conf=conf/am_tdnnf.yaml acoustic_units=${acoustic_
 waveforms=()
 if [ "$am" = ssl ]; then
   am_conf=conf/am_ssl.yaml ivectors="" waveforms=(--type waveform)
+  # fine-tuned already: taken as it is, over its letters, unless other units are asked for, and put on few bits by CTC too
   kind=$(mpq import-am --checkpoint "$checkpoint" --check)
-  # fine-tuned already: taken as it is, over its letters, unless other units are asked for; few bits are trained as it was, by CTC
   if [ -z "$acoustic_units" ] && [[ $kind = "import-am: fine-tuned: "* ]]; then
     acoustic_units=letters am_search=(--loss ctc) am_train=(--ctc_part 1)
   fi
