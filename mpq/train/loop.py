@@ -16,11 +16,11 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -28,69 +28,14 @@ from torch import Tensor, nn
 
 from mpq.io import BadInput, atomic_write, hash_config, os_errors, progress, write_jsonl
 from mpq.train.config import FitConfig as FitConfig
+from mpq.train.task import Plugin as Plugin
+from mpq.train.task import Task as Task
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-class Task(Protocol):
-    """What is trained: a model, its data and its loss."""
-
-    model: nn.Module
-    name: str  # shown beside the progress bar
-
-    def steps_per_epoch(self) -> float:
-        """Batches of an epoch in each process (see `world`); where epochs differ a little, the mean."""
-
-    def batches(self, epoch: int) -> Iterator[Any]:
-        """This process's training batches of epoch `epoch` (from 0), in an order that depends on nothing but it.
-
-        All processes must have the same number of them.
-        """
-
-    def loss(self, model: nn.Module, batch: Any, done: float) -> Tensor:
-        """Mean loss (a scalar) of one batch.
-
-        `model` is `self.model` as the loop runs it (wrapped for several processes): call it, not `self.model`.
-        `done` is the part of the whole training that lies behind, 0 to 1.
-        """
-
-    def validate(self) -> dict[str, float]:
-        """Held-out metrics; `loss` decides which epoch is kept; without it the last one is."""
-
-
-class Plugin:
-    """Changes training from outside the loop; every method is optional."""
-
-    def before_step(self, model: nn.Module, again: Callable[[], None]) -> None:
-        """After the backward pass and before clipping: may change the gradients.
-
-        `again` replaces them by those of the same batch at the weights as they stand when it is called.
-        """
-
-    def after_step(self, model: nn.Module) -> None:
-        """After the optimizer has changed the weights."""
-
-    def after_epoch(self, model: nn.Module, epoch: int) -> None:
-        """After the last step of an epoch, before validation."""
-
-    def evaluation(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Entered around validation and around keeping the best weights."""
-        return nullcontext()
-
-    def kept(self) -> None:
-        """Within `evaluation`: the weights that were just validated are the best so far and have been kept."""
-
-    def metrics(self) -> dict[str, float]:
-        """What the epoch's line in `metrics.jsonl` shows besides the task's own metrics."""
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """What must survive a kill."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+_MOST_LEFT_OUT = 20  # batches in a row whose gradients are not finite numbers
 
 
 @dataclass
@@ -152,7 +97,8 @@ def fit(
         key: what else the run depends on (model size, data); a checkpoint of another key is not continued.
 
     Raises:
-        BadInput: if the loss is not a finite number.
+        BadInput: the loss, or the gradients of many batches in a row, are not finite numbers. (Batches whose gradients
+            are not are left out and counted: a rounding of bfloat16 does not end days of training.)
     """
     exp_dir = Path(exp_dir)
     exp_dir.mkdir(parents=True, exist_ok=True)
@@ -165,15 +111,21 @@ def fit(
     total, left = (round(n * task.steps_per_epoch()) for n in (config.epochs, config.epochs - state.epoch))
     steps = _steps(task, config, state)
     steps = progress(steps, total=left, what=task.name) if fabric.is_global_zero else steps
-    losses: list[Tensor] = []
+    losses: list[Tensor | None] = []
     for epoch, batch, last in steps:
         losses.append(_step(task, fabric, model, wrapped, batch, state.step, total, config, plugins))
         state.step += 1
+        if losses[-_MOST_LEFT_OUT:] == [None] * _MOST_LEFT_OUT:
+            raise BadInput(
+                f"{task.name}: the gradients of {_MOST_LEFT_OUT} batches in a row up to step {state.step} are not "
+                f"finite numbers: lower lr (now {config.lr}), or give --fit.precision 32-true (now {config.precision})"
+            )
         if not last:
             continue
-        train_loss = fabric.all_reduce(torch.stack(losses).mean(), reduce_op="mean")
+        train_loss = fabric.all_reduce(_mean(losses).to(fabric.device), reduce_op="mean")
         assert isinstance(train_loss, Tensor)
         _finish_epoch(task, config, state, epoch, train_loss.item(), plugins)
+        _tell_left_out(task, state, losses, fabric)
         losses.clear()
         if fabric.is_global_zero:
             _log(writer, state.history[-1], state.step)
@@ -247,8 +199,8 @@ def _step(
     total: int,
     config: FitConfig,
     plugins: Sequence[Plugin],
-) -> Tensor:
-    """One optimizer step; returns the loss, detached."""
+) -> Tensor | None:
+    """One optimizer step; returns the loss, detached. None: the gradient was not finite, and nothing was changed."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step, total)
 
@@ -264,11 +216,30 @@ def _step(
     loss = backward()
     for plugin in plugins:
         plugin.before_step(task.model, again)
-    fabric.clip_gradients(model, optimizer, max_norm=config.grad_clip, error_if_nonfinite=False)
-    optimizer.step()
+    norm = fabric.clip_gradients(model, optimizer, max_norm=config.grad_clip, error_if_nonfinite=False)
+    assert norm is not None
+    finite = bool(norm.isfinite())  # of all processes, whose gradients are the same by now
+    if finite or config.precision == "16-mixed":  # whose scaler leaves it out by itself, and learns from it
+        optimizer.step()
     for plugin in plugins:
         plugin.after_step(task.model)
-    return loss
+    return loss if finite else None
+
+
+def _mean(losses: Sequence[Tensor | None]) -> Tensor:
+    """Of those that there are; not a number without any."""
+    taken = [loss for loss in losses if loss is not None]
+    return torch.stack(taken).mean() if taken else torch.tensor(math.nan)
+
+
+def _tell_left_out(task: Task, state: _State, losses: Sequence[Tensor | None], fabric: Fabric) -> None:
+    """Says how many batches of the epoch were left out, in its metrics too, if any was."""
+    n_left_out = sum(loss is None for loss in losses)
+    if n_left_out:
+        state.history[-1]["left_out"] = float(n_left_out)
+        if fabric.is_global_zero:
+            where = f"{task.name}: epoch {state.epoch}"
+            print(f"{where}: {n_left_out} of {len(losses)} batches left out: gradients not finite", file=sys.stderr)
 
 
 def _finish_epoch(

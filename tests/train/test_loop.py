@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,51 @@ def test_a_loss_that_is_no_number_is_said(tmp_path: Path) -> None:
 
     with pytest.raises(BadInput, match="training loss became nan in epoch 1"):
         fit(Broken(), FitConfig(epochs=2), tmp_path)
+
+
+class Steep(Regression):
+    """The gradients of some steps of the second epoch are not finite, though the loss is."""
+
+    def __init__(self, steps: set[int], **options: Any) -> None:
+        super().__init__(**options)
+        self.steps, self.left_out = steps, 0
+
+    def loss(self, model: nn.Module, batch: Any, done: float) -> Tensor:
+        loss = super().loss(model, batch, done)
+        if round(done * 4 * self.steps_per_epoch()) in self.steps:
+            loss = loss + (0.0 * loss).sqrt()  # 0, of infinite slope
+        return loss
+
+
+def test_a_batch_without_a_finite_gradient_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = Steep({9, 12})
+    result = fit(task, FitConfig(epochs=4, lr=0.02), tmp_path)
+    assert weights(task).isfinite().all() and result.best["loss"] < 1.0
+    assert [row.get("left_out") for row in result.history] == [None, 2.0, None, None]
+    assert "regression: epoch 2: 2 of 8 batches left out: gradients not finite" in capsys.readouterr().err
+
+
+def test_what_is_left_out_changes_nothing(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+
+    class Watch(Plugin):
+        def after_step(self, model: nn.Module) -> None:
+            seen.append(torch.cat([p.detach().flatten() for p in model.parameters()]).clone())
+
+    fit(Steep({9}), FitConfig(epochs=4, lr=0.02), tmp_path, [Watch()])
+    assert torch.equal(seen[9], seen[8]) and not torch.equal(seen[10], seen[9])
+
+
+def test_many_of_them_in_a_row_end_the_training(tmp_path: Path) -> None:
+    class Long(Steep):
+        def steps_per_epoch(self) -> int:
+            return 40
+
+        def batches(self, epoch: int) -> Iterator[Any]:
+            return chain.from_iterable(super(Long, self).batches(part) for part in range(5))
+
+    with pytest.raises(BadInput, match=r"gradients of 20 batches in a row up to step 29 are not finite.*lower lr"):
+        fit(Long(set(range(9, 40))), FitConfig(epochs=4, lr=0.02), tmp_path)
 
 
 def test_plugins_see_every_step_and_decide_which_weights_are_kept(tmp_path: Path) -> None:
