@@ -1,9 +1,10 @@
 """Runs one command as a SLURM job and stays until it ended: its output here, its exit status as ours.
 
 Used by the stage runner for ``--cmd slurm``. What the site needs is given by sbatch's own variables, such as
-SBATCH_PARTITION, SBATCH_ACCOUNT, SBATCH_TIMELIMIT. The folder must be one that all nodes see.
+SBATCH_PARTITION, SBATCH_ACCOUNT, SBATCH_TIMELIMIT, which come before what is asked for here (SBATCH_MEM_PER_NODE). The
+folder must be one that all nodes see.
 
-Usage: python utils/launch.py --log-dir exp/log --name mini-lstm --threads 4 --gpus 1 -- COMMAND...
+Usage: python utils/launch.py --log-dir exp/log --name mini-lstm --threads 4 --gpus 1 --memory-gb 8 -- COMMAND...
 """
 
 from __future__ import annotations
@@ -123,6 +124,9 @@ def main() -> int:
     parser.add_argument("--name", default="mpq")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gpus", type=int, default=0)
+    parser.add_argument(
+        "--memory-gb", type=int, default=0, help="0: as much as the site gives to a job that asks for none"
+    )
     parser.add_argument("--cluster", choices=("slurm", "local"), default="slurm", help="local: no SLURM, for tests")
     parser.add_argument("command", nargs="+")
     args = parser.parse_args()
@@ -132,6 +136,8 @@ def main() -> int:
     settings: dict[str, Any] = {"name": args.name, "timeout_min": MINUTES, "cpus_per_task": args.threads}
     if args.gpus:
         settings["gpus_per_node"] = args.gpus
+    if args.memory_gb:
+        settings["mem_gb"] = args.memory_gb
     if args.cluster == "slurm":
         settings["slurm_stderr_to_stdout"] = True
     executor.update_parameters(**settings)

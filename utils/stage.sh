@@ -32,6 +32,7 @@
 #   a file of --out changed or is gone, and says which. The value of a `--nj` in the command may change freely.
 #   --threads: OMP_NUM_THREADS (default: --nj for a step; shared evenly among the jobs of a stage).
 #   --gpu: how many of the --gpus it is given, by CUDA_VISIBLE_DEVICES (default: 0).
+#   What a job of SLURM asks for besides: $memory, in GB, if the recipe sets it (stage 0 asks for it too).
 #
 # Written: $exp_dir/log/stageN.NAME.log and $exp_dir/.done/N.NAME (what it was made from; remove it to run it again).
 
@@ -104,7 +105,8 @@ stage_resolve() {
 
 # Runs what stands on its input, for each step the number of its words and the words, NUL after each: see steps.py.
 stage_run() {
-  local options=(--recipe "$recipe_name" --stage "$stage_now" --exp-dir "$exp_dir" --nj "$nj" --gpus "$gpus" --cmd "$cmd")
+  local options=(--recipe "$recipe_name" --stage "$stage_now" --exp-dir "$exp_dir" --nj "$nj" --gpus "$gpus" --cmd "$cmd"
+    --memory "${memory:-0}")
   [ "$dry_run" = false ] || options+=(--dry-run)
   python "$stage_root/utils/steps.py" "${options[@]}" "$@"
 }

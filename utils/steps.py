@@ -134,6 +134,7 @@ class Runner:
         self.exp_dir = Path(args.exp_dir)
         self.nj: int = args.nj
         self.slurm: bool = args.cmd == "slurm"
+        self.memory: int = args.memory
         self.parallel: bool = args.parallel
         self.dry_run: bool = args.dry_run
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
@@ -224,6 +225,7 @@ class Runner:
             launcher = [sys.executable, str(Path(__file__).with_name("launch.py")), "--name"]
             gpus = str(len(taken))  # no more than the user gives, and none on a cluster without any
             options = [f"{self.recipe}-{step.name}", "--threads", str(threads), "--gpus", gpus]
+            options += ["--memory-gb", str(self.memory)]
             command = [*launcher, *options, "--log-dir", str(self.exp_dir / "log"), "--", *command]
         else:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
@@ -349,6 +351,7 @@ def main() -> int:
     parser.add_argument("--nj", type=int, default=1)
     parser.add_argument("--gpus", type=int, default=0)
     parser.add_argument("--cmd", choices=("run", "slurm"), default="run")
+    parser.add_argument("--memory", type=int, default=0, help="GB that a job of SLURM asks for; 0: what the site gives")
     parser.add_argument("--parallel", action="store_true")
     parser.add_argument("--dry-run", action="store_true")
     args = parser.parse_args()

@@ -15,8 +15,9 @@ from toy_project import Project
 LAUNCH = Path(__file__).resolve().parents[2] / "utils" / "launch.py"
 
 
-def words(folder: Path, cluster: str, *command: str, threads: int = 1) -> list[str]:
+def words(folder: Path, cluster: str, *command: str, threads: int = 1, memory_gb: int = 0) -> list[str]:
     options = ["--log-dir", str(folder / "log"), "--name", "test", "--threads", str(threads), "--cluster", cluster]
+    options += ["--memory-gb", str(memory_gb)]
     return [sys.executable, str(LAUNCH), *options, "--", *command]
 
 
@@ -35,6 +36,21 @@ def test_output_folder_and_status(tmp_path: Path, cluster: str) -> None:
     assert f"{tmp_path}\n" in done.stdout
     assert "two  words\n" in done.stdout
     assert (tmp_path / "result").read_text() == "made\n"
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+@pytest.mark.parametrize(("variable", "megabytes"), [(None, "1024"), ("300M", "300")])
+def test_memory_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str | None, megabytes: str
+) -> None:
+    """As the launcher is told, unless sbatch's own variable says otherwise."""
+    if variable:
+        monkeypatch.setenv("SBATCH_MEM_PER_NODE", variable)
+    command = words(tmp_path, "slurm", "sh", "-c", "echo memory $SLURM_MEM_PER_NODE", memory_gb=1)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert f"memory {megabytes}\n" in done.stdout
 
 
 @pytest.mark.slow
