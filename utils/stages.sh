@@ -8,6 +8,7 @@
 #   lms              language models, each with conf/NAME.yaml: (lstm transformer)
 #   systems          their quantized versions, LM-NBITbit or LM-NBITbit-rounded (rounded, not trained): (lstm-2bit ...)
 #   am_conf          the acoustic model's configuration: conf/am.yaml
+#   lhuc_conf        that of the adaptation by LHUC, if there is such a file: conf/lhuc.yaml
 #   first_pass       the folder of the n-best lists that are rescored: EXP/decode
 #   features         where the acoustic models' features lie: EXP/features
 #   ngram            name of a larger n-gram model that rescores the lists first, as EXP/data/lm/NAME.arpa.gz: (4-gram)
@@ -16,13 +17,16 @@
 #   small_am small_ivector small_lm small_dim    further options of training where --smoke is given
 # and of its user, where it calls am_options: speeds, acoustic_units, ivectors, lhuc
 
-sets=(dev test) lms=(lstm transformer) systems=() am_conf=conf/am.yaml features=features first_pass="" ngram=""
+sets=(dev test) lms=(lstm transformer) systems=() am_conf=conf/am.yaml lhuc_conf=conf/lhuc.yaml features=features first_pass="" ngram=""
 model_options=() nist_command=() nist_inputs=() small_am=() small_ivector=() small_lm=() small_dim=()
 # shellcheck disable=SC2034
 speeds=0.9,1.0,1.1 acoustic_units=phones ivectors="" lhuc=""
 
-# Declares the options of the acoustic model's pieces; what the variables hold is their default.
+# Declares the options of the acoustic model's pieces; what the variables hold is their default. And --gpus is 1 by
+# default where this machine has a GPU: without one these models train for weeks.
 am_options() {
+  if command -v nvidia-smi > /dev/null && [[ $(nvidia-smi -L 2> /dev/null) = GPU* ]]; then gpus=1; fi
+  option gpus whole "GPUs to use; 0: none"
   option speeds text "speeds of the copies of the training speech; 1.0: no copies"
   option acoustic-units "phones|biphones|pieces" "what the acoustic model tells apart; biphones: phones by their left neighbour"
   option ivectors "true|false" "i-vectors as further input (conf/ivector.yaml)"
@@ -42,6 +46,9 @@ given_corpus() {
 check_corpus() {
   step check -- mpq check --exp-dir "$exp" --disk-gb "$2" --memory-gb "$3"
   step corpus -- mpq prepare "$1" "${corpus_options[@]}" --check-only
+  if [ "$gpus" -eq 0 ] && [ "$smoke" = false ] && [ "$dry_run" = false ]; then
+    echo "$1: warning: no GPU is used (--gpus 0): stages 4, 6 and 8 take weeks on processors; give --gpus N, with --cmd slurm too" >&2
+  fi
 }
 
 # Stage 2, features of train and all sets: make_features SPEEDS [further options of mpq features]
@@ -88,10 +95,11 @@ train_acoustic_model() {
 
 # An acoustic model; on several GPUs a process for each, by torchrun: train_float_am STEP CONF OUT
 train_float_am() {
-  local name=$1 conf=$2 out=$3 cuts train dev made_from without=() mpq=(mpq) processes=1
+  local name=$1 conf=$2 out=$3 cuts train dev made_from without=() mpq=(mpq) processes=1 threads=()
   if [ "$gpus" -gt 1 ]; then
-    mpq=(torchrun --standalone --nproc-per-node "$gpus" -m mpq) processes=$gpus
+    mpq=(env OMP_NUM_THREADS=8 torchrun --standalone --nproc-per-node "$gpus" -m mpq) processes=$gpus
   fi
+  [ "$gpus" -eq 0 ] || threads=(--threads $((8 * processes))) # not all of a node's processors for a GPU
   find_cuts train && train=$cuts
   find_cuts "${sets[0]}" && dev=$cuts
   made_from=("$conf" "$train" "$exp"/lang/{lexicon,phones}.txt)
@@ -99,22 +107,22 @@ train_float_am() {
   [ "$name" != am ] || made_from+=("$dev" "$exp/lang/units.txt")
   [ "$ivectors" != false ] || without+=(--model.ivector_dim 0)
   [ "$lhuc" != false ] || without+=(--lhuc 0)
-  step "$name" --gpu "$processes" --in "${made_from[@]}" --out "$out/model.mpq" \
+  step "$name" --gpu "$processes" "${threads[@]}" --in "${made_from[@]}" --out "$out/model.mpq" \
     -- "${mpq[@]}" train-am --config "$conf" --train "$train" --dev "$dev" \
       --lang "$exp/lang" --out "$out" --fit.seed "$seed" "${small_am[@]}" "${model_options[@]}" "${without[@]}"
 }
 
 # Stage 5: lattices and n-best lists
 decode_sets() {
-  local set cuts adapt=() lhuc_conf=()
+  local set cuts adapt=() adapt_conf=()
   if [ "$lhuc" = true ]; then
     adapt=(--adapt lhuc --transcripts "$exp/data/train/text")
-    [ ! -e conf/lhuc.yaml ] || lhuc_conf=(conf/lhuc.yaml)
+    [ ! -e "$lhuc_conf" ] || adapt_conf=("$lhuc_conf")
   fi
   for set in "${sets[@]}"; do
     find_cuts "$set"
-    step "$set" --gpu 1 --in "$exp/am/model.mpq" "$exp/lang/HLG.fst" "$cuts" "${lhuc_conf[@]}" --out "$exp/decode/$set/nbest.jsonl.gz" \
-      -- mpq decode --am "$exp/am/model.mpq" --features "$cuts" --lang "$exp/lang" --out "$exp/decode/$set" --nj "$nj" "${lhuc_conf[@]/#/--config=}" "${adapt[@]}"
+    step "$set" --gpu 1 --in "$exp/am/model.mpq" "$exp/lang/HLG.fst" "$cuts" "${adapt_conf[@]}" --out "$exp/decode/$set/nbest.jsonl.gz" \
+      -- mpq decode --am "$exp/am/model.mpq" --features "$cuts" --lang "$exp/lang" --out "$exp/decode/$set" --nj "$nj" "${adapt_conf[@]/#/--config=}" "${adapt[@]}"
   done
 }
 

@@ -47,6 +47,7 @@ systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit lstm-{2,1}bit-rounded)
 given_corpus --train "$train" --nj "$nj"
 graphs=6 # GB: manifests and LF-MMI's graphs, which each process of training holds; those of phones are larger
 [ "$am" = conformer ] || graphs=13
+[ "$am" != conformer ] || lhuc_conf="" # its phone model is not theirs
 disk=$((10 + train / 10)) memory=$((18 + graphs * (gpus > 1 ? gpus : 1))) # features and text; the graph of 200,000 words
 if [ "$am" = tdnnf ]; then am_conf=conf/am_tdnnf.yaml acoustic_units=${acoustic_units:-phones}; fi
 waveforms=()

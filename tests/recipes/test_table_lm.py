@@ -83,7 +83,7 @@ def test_tables_of_librispeech(tmp_path: Path) -> None:
     words = (*corpus, "--checkpoint", "HUBERT_LARGE", "--smoke")
     lines, quantized = commands(tmp_path, "librispeech", "ssl", "ssl-kl-w3a8", *words)
     assert any("mpq train-am --config conf/am_ssl.yaml" in line and "HUBERT_LARGE" in line for line in lines)
-    assert "plan/ssl-kl-w3a8.yaml" in quantized["ssl-kl-w3a8"] and "--fit.epochs 2" in quantized["ssl-kl-w3a8"]
+    assert "plan/ssl-kl-w3a8.yaml" in quantized["ssl-kl-w3a8"] and "--epoch_part 0.5" in quantized["ssl-kl-w3a8"]
     assert not any("--checkpoint" in line or "--model.dim" in line for line in (*quantized.values(), *lines[-20:]))
 
 
