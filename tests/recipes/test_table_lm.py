@@ -74,6 +74,26 @@ def test_commands_of_the_rows_of_wav2vec(tmp_path: Path) -> None:
     assert sum("--method hessian" in line and "--seed 3" in line for line in lines) == 2, "measured, then planned"
 
 
+def test_commands_of_rows_of_one_pass_and_of_float_activations(tmp_path: Path) -> None:
+    passes = "ssl-one-stage-w3.5a8,ssl-one-stage-w3.5a8-pass1,ssl-one-stage-w3.5a32"
+    stages = "ssl-kl-w3.5a8,ssl-kl-w3.5a8-rounded,ssl-kl-w3.5a32,ssl-w4a32,ssl-hessian-w3a8,ssl-hessian-plain-w3a8"
+    lines, quantized = commands(tmp_path, "mini", "ssl", f"{passes},{stages}", "--stage", "7", "--stop-stage", "8")
+    assert len(quantized) == 9
+    not_trained = {name for name, line in quantized.items() if "--train none" in line}
+    assert not_trained == {"ssl-one-stage-w3.5a8-pass1", "ssl-kl-w3.5a8-rounded"}
+    latent = "/search/ssl-one-stage-w3.5a8/plan.yaml.search/latent.mpq "
+    assert all(latent in quantized[f"ssl-one-stage-w3.5a8{kind}"] for kind in ("", "-pass1"))
+    assert "plan/ssl-kl-w3.5a8-rounded.yaml" in quantized["ssl-kl-w3.5a8-rounded"]
+    assert "--bits 4 --a-bits 32 " in quantized["ssl-w4a32"]
+    searches = [line for line in lines if "mpq search" in line]
+    assert sum("--method one-stage" in line for line in searches) == 2, "the first two rows share theirs"
+    assert sum("/search/ssl-kl-2,4,8/costs.json" in line for line in searches) == 1 + 3, "measured once, then planned"
+    assert sum("--a-bits 32 --out" in line for line in searches) == 2
+    plain = [line for line in searches if "--method hessian --hessian.normalize false " in line]
+    assert len(plain) == 2 and all("/search/ssl-hessian-plain-2,4,8/costs.json" in line for line in plain)
+    assert sum("/search/ssl-hessian-2,4,8/costs.json" in line for line in searches) == 2
+
+
 def test_tables_of_librispeech(tmp_path: Path) -> None:
     corpus = ("--corpus-dir", str(tmp_path))
     lines, quantized = commands(tmp_path, "librispeech", "conformer", "conformer,conformer-w4a8", *corpus)

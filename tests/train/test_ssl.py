@@ -88,7 +88,13 @@ def test_a_published_checkpoint_decodes_and_is_fine_tuned(
         str(folder / "w" / "cuts.jsonl.gz"),
         tmp_path / "am",
     )
-    assert not main(["import-am", "--checkpoint", str(published), "--out", str(am)])
+    assert not main(["import-am", "--checkpoint", str(published), "--check"]) and not am.exists()
+    assert capsys.readouterr().out == f"import-am: fine-tuned: {published}\n"
+    masks = ["--model.mask_prob", "0.25", "--model.layer_drop", "0"]
+    assert not main(["import-am", "--checkpoint", str(published), "--out", str(am), *masks])
+    assert (load_am(am).config.mask_prob, load_am(am).config.layer_drop) == (0.25, 0.0)
+    assert not main(["import-am", "--checkpoint", str(am), "--check"])
+    assert "import-am: not fine-tuned: " in capsys.readouterr().out, "but of this project"
     lang(folder, "letters", "--acoustic-units", "letters", "--letters", str(am / "units.txt"))
     letters = (folder / "letters" / "lexicon.txt").read_text().splitlines()
     assert letters == ["ab A B |", "bac B A C |", "ca C A |"]
@@ -112,6 +118,8 @@ def test_a_published_checkpoint_decodes_and_is_fine_tuned(
             ["import-am", "--checkpoint", "{hf}", "--out", "{out}"],
             "no classifier of known units; train one by mpq train-am",
         ),
+        (["import-am", "--checkpoint", "{hf}"], "give the folder to write by --out, or --check"),
+        (["import-am", "--checkpoint", "{hf}", "--check", "--out", "{out}"], "give the folder to write by --out, or"),
         (["lang", "--text", "{text}", "--acoustic-units", "letters", "--out", "{out}"], "--letters go together"),
         (
             ["lang", "--text", "{text}", "--acoustic-units", "letters", "--letters", "{units}", "--out", "{out}"],
