@@ -16,7 +16,7 @@ option_names=()
 
 option() {
   local variable=${1//-/_}
-  option_names+=("$1")
+  [ -n "${option_type[$1]:-}" ] || option_names+=("$1") # declared again: with another default
   option_type[$1]=$2 option_help[$1]=$3 option_default[$1]=${!variable}
   declare -gx "$variable"
 }
