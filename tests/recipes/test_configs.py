@@ -70,3 +70,20 @@ def test_lhuc_of_librispeech_has_the_phone_model_of_the_training(tmp_path: Path,
     decoded = [line for line in lines if "mpq decode" in line]
     assert len(decoded) == 2 and all("--adapt lhuc" in line for line in decoded)
     assert [("--config=conf/lhuc.yaml" in line) for line in decoded] == [is_given] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("listed", "gpus"), [("GPU 0: some card", "1"), ("No devices were found", "0")])
+def test_a_gpu_is_used_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str, gpus: str
+) -> None:
+    """Of real corpora; a default, which the user's own --gpus comes before."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\necho '{listed}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    recipe = Recipe(
+        "ami", tmp_path / "exp", "--corpus-dir", str(tmp_path), "--dry-run", "--stage", "4", "--stop-stage", "4"
+    )
+    assert f"--gpus N               GPUs to use; 0: none (default: {gpus})\n" in recipe.finish("--help")
+    assert ("torchrun" in recipe.finish("--gpus", "2")) and "torchrun" not in recipe.finish()
