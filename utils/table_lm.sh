@@ -29,6 +29,8 @@ for lm in lstm transformer; do
   [ "$lm" = lstm ] || rows_of_lm+=("$lm"-nas-2-seed{1,2}) # little better than the same bits everywhere
   [ "$lm" != lstm ] || rows_of_lm+=("$lm"-{ste,admm}-scratch-1)
 done
+# shellcheck disable=SC2034  # the small models of a smoke run reach no high ratios
+smoke_rows_of_lm=lstm,transformer,lstm-ste-2,lstm-hessian-admm-2,lstm-kl-node-2,lstm-lossless,transformer-nas-2
 mixed_train=ste # or admm
 lossless_method=kl-node # or kl
 

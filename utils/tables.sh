@@ -2,7 +2,8 @@
 # Tables of many systems (--table NAME): choice of their rows, and how long each took. Sourced by the recipes that have some.
 # shellcheck disable=SC2154
 #
-# A recipe has an array rows_of_NAME for each of its tables, and the options `table` and `rows`.
+# A recipe has an array rows_of_NAME for each of its tables, and the options `table` and `rows`. With --smoke and without
+# --rows, smoke_rows_of_NAME says which rows; unset: all.
 
 table_rows=() chosen_rows=()
 
@@ -11,7 +12,7 @@ check_options() { check_rows; }
 
 # --table and --rows: sets table_rows, and of them chosen_rows, in the table's order
 check_rows() {
-  local pattern row found patterns
+  local pattern row found patterns few=smoke_rows_of_$table usual="*"
   local -A chosen=()
   if [ "$table" = none ]; then
     [ -z "$rows" ] || option_die "--rows is for --table; give both or neither"
@@ -23,7 +24,8 @@ check_rows() {
     printf '%s\n' "${table_rows[@]}"
     exit 0
   fi
-  IFS=, read -ra patterns <<< "${rows:-*}"
+  [ "$smoke" = false ] || usual=${!few:-*}
+  IFS=, read -ra patterns <<< "${rows:-$usual}"
   for pattern in "${patterns[@]}"; do
     found=false
     for row in "${table_rows[@]}"; do

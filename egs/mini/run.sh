@@ -20,7 +20,8 @@ source "$stage_root/utils/table_am.sh"
 # shellcheck source=egs/mini/table_both.sh
 source "$recipe_dir/table_both.sh"
 
-table=none rows=""
+# shellcheck disable=SC2034  # all: its small models are not as small as the corpora's
+table=none rows="" smoke_rows_of_lm=""
 option table "none|lm|conformer|ssl|both" "instead of the usual systems every method of compression, of language models, a Conformer or wav2vec 2.0, or some of both ends together (in table-lm/, ...; some hours)"
 option rows text "rows of the table, by shell patterns with commas between them; 'list' names them (default: all)"
 recipe "$@"

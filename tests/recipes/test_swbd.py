@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from mpq.am import load_am
-from mpq.io import read_nbest, read_text
+from mpq.io import read_jsonl, read_nbest, read_text
 from tests.recipes.recipe_runs import Recipe, check_table, refuses
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -36,6 +36,24 @@ def test_smoke_run_ends_in_the_scores_of_the_evaluations(swbd: Recipe) -> None:
         assert lhuc and all(logits.shape == model.lhuc_shape for logits in lhuc.values()), "a second pass"
     mixed = (recipe.exp / "ngram" / "mixed.arpa").read_text()
     assert (recipe.exp / "lang" / "lm.arpa").read_text() == mixed and "ngram 4=" in mixed
+
+
+def test_smoke_run_of_the_table_of_language_models(swbd: Recipe, tmp_path: Path) -> None:
+    exp = shutil.copytree(swbd.exp, tmp_path / "exp", symlinks=True)
+    table = Recipe("swbd", exp, *swbd.command[7:])
+    rows = ["lstm", "lstm-kl-admm-2"]  # bits searched, then trained by ADMM
+    printed = table.finish("--table", "lm", "--rows", ",".join(rows), "--stage", "6")
+    assert printed.count("-- lstm: already done") == 2 and "-- hub5-first-pass: already done" in printed
+    results = {(row["system"], row["set"]): row for _, row in read_jsonl(exp / "table-lm" / "results.jsonl")}
+    sets = ("dev", "eval2000", "rt03")
+    assert sorted(results) == sorted((row, part) for row in ("first-pass", "oracle", *rows) for part in sets)
+    usual = {(row["system"], row["set"]): row for row in swbd.rows()}
+    assert results["lstm", "rt03"]["errors"] == usual["lstm", "rt03"]["errors"], "the usual float model"
+    mixed = results["lstm-kl-admm-2", "rt03"]
+    assert mixed["bits"] <= 2 and mixed["line"] == "KL, ADMM" and 0 <= mixed["p_float32"] <= 1
+    assert mixed["extra"]["Search min"] > 0 and mixed["extra"]["Train min"] > 0
+    scores = [line.split()[:2] for line in (exp / "table-lm" / "hub5.txt").read_text().splitlines()]
+    assert scores == [[part, row] for part in sets[1:] for row in ("first-pass", *rows) for _ in range(3)]
 
 
 def test_a_broken_corpus_is_refused_before_anything_is_computed(swbd_dirs: list[Path], tmp_path: Path) -> None:

@@ -83,6 +83,15 @@ def test_no_float_model_is_trained_that_no_row_needs(tmp_path: Path) -> None:
     assert [line.split()[3] for line in lines if "mpq train-lm" in line] == ["conf/transformer.yaml"]
 
 
+def test_a_smoke_run_has_few_rows(tmp_path: Path) -> None:
+    command = ["bash", str(ROOT / "run.sh"), "swbd", "--corpus-dir", str(tmp_path), f"--exp-dir={tmp_path / 'exp'}"]
+    command += ["--table", "lm", "--smoke", "--dry-run", "--stage", "8", "--stop-stage", "8"]
+    lines = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+    made = {line.partition("/table-lm/quant/")[2].split("/")[0].split()[0] for line in lines if "/quant/" in line}
+    assert made == {"lstm-ste-2", "lstm-hessian-admm-2", "lstm-kl-node-2", "lstm-lossless", "transformer-nas-2"}
+    assert all(" --fit.epochs 1" in line for line in lines if "mpq quantize" in line)
+
+
 def test_how_rows_are_trained_and_searched(dry_run: DryRun, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, _, lines, quantized = dry_run
     monkeypatch.chdir(ROOT / "egs" / recipe)
