@@ -14,7 +14,8 @@ Writes  OUT.yaml, a plan for `mpq quantize --plan`; with --costs the measured se
 --method nas      architecture search: probabilities of bits, learned with the weights (layer level only); with
                   --nas.penalty budget it aims at --bits, and is done anew for each budget
 --method one-stage  bits and weights are learned in one run, which aims at --bits and leaves both (layer level only):
-                  pass 1 of 2; `mpq quantize --plan OUT.yaml --init OUT.yaml.search/latent.mpq --train ste` is pass 2
+                  pass 1 of 2; `mpq quantize --plan OUT.yaml --init OUT.yaml.search/latent.mpq --train ste` is pass 2,
+                  and with `--train none` packs what pass 1 left
 --method uniform  the same bits everywhere; --method random: random sensitivities; --method rule: squared rounding
                   error, with extra bits for some matrices by --rule
 Whatever the method, the plan is the best one within the budget, proved.

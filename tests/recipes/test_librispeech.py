@@ -6,10 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from mpq.am import ConformerModel, load_am
-from mpq.io import read_jsonl, read_nbest, read_text
+from mpq.io import read_jsonl, read_nbest, read_symbols, read_text
 from mpq.lang.arpa import read_arpa
+from mpq.quant import read_model_file, read_plan
+from tests.am.test_checkpoint import LETTERS, write_hugging_face
 from tests.recipes.recipe_runs import Recipe, check_table, refuses
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -55,6 +58,41 @@ def test_foundation_models_begin_with_a_checkpoint(tmp_path: Path) -> None:
     ):
         refused = recipe.run(*words)
         assert refused.returncode == 2 and says in refused.stderr
-    printed = recipe.finish("--am", "ssl", "--checkpoint", "HUBERT_LARGE", "--dry-run", "--stop-stage", "4")
-    assert "--type waveform" in printed and "--acoustic-units phones" in printed
-    assert "--config conf/am_ssl.yaml" in printed and "--checkpoint HUBERT_LARGE" in printed
+    refused = recipe.run("--am", "ssl", "--checkpoint", "HUBERT_HUGE", "--dry-run")
+    assert refused.returncode == 2 and "--checkpoint HUBERT_HUGE: neither a file or folder nor" in refused.stderr
+    for words in (["HUBERT_LARGE"], ["HUBERT_ASR_LARGE", "--acoustic-units", "phones"]):
+        printed = recipe.finish("--am", "ssl", "--checkpoint", *words, "--dry-run", "--stop-stage", "4")
+        assert "--type waveform" in printed and "--acoustic-units phones" in printed
+        assert "--config conf/am_ssl.yaml" in printed and f"--checkpoint {words[0]}" in printed
+        assert "mpq import-am" not in printed
+    # fine-tuned already, as its name says
+    printed = recipe.finish("--am", "ssl", "--checkpoint", "HUBERT_ASR_LARGE", "--dry-run", "--stop-stage", "5")
+    assert "mpq import-am --config conf/am_letters.yaml --checkpoint HUBERT_ASR_LARGE" in printed
+    assert "--acoustic-units letters --letters" in printed and "mpq train-am" not in printed
+
+
+def test_a_checkpoint_that_is_fine_tuned_already_goes_on_few_bits(librispeech_dir: Path, tmp_path: Path) -> None:
+    """By CTC over its letters, nothing else being trained."""
+    published = write_hugging_face(tmp_path / "hf", "wav2vec2")
+    recipe = Recipe("librispeech", tmp_path / "exp", "--corpus-dir", str(librispeech_dir))
+    rows, exp = ["ssl", "ssl-w4a8", "ssl-one-stage-w3.5a8-pass1"], recipe.exp
+    recipe.finish("--table", "ssl", "--checkpoint", str(published), "--rows", ",".join(rows))
+    assert not [*(exp / ".done").glob("4.*")], "no acoustic model is trained"
+    assert [*read_symbols(exp / "lang" / "units.txt").ids][1:] == LETTERS
+    for line in (exp / "lang" / "lexicon.txt").read_text().splitlines():
+        word, *letters = line.split()
+        assert letters == [*word.upper(), "|"]
+    search, latent = exp / "table-ssl" / "search" / rows[2].removesuffix("-pass1"), "plan.yaml.search/latent.mpq"
+    float_am, learned = (read_model_file(file).state_dict() for file in (exp / "am" / "model.mpq", search / latent))
+    for name, weight in float_am.items():
+        if weight.dim() > 1:
+            assert torch.equal(learned[name], weight) == name.startswith("feature_extractor."), name
+    models = {row: read_model_file(exp / "table-ssl" / "quant" / row / "model.mpq") for row in rows[1:]}
+    assert [model.extra["train"] for model in models.values()] == ["ste", "none"]
+    assert dict(models[rows[2]].plan.bits) == dict(read_plan(search / "plan.yaml").bits)
+    for row in rows[1:]:
+        assert "smaller than float32, CTC loss " in (exp / "log" / f"stage8.{row}.log").read_text()
+    results = [row for _, row in read_jsonl(exp / "table-ssl" / "results.jsonl") if row["set"] == "test-clean"]
+    assert [row["system"] for row in results] == rows
+    assert results[0]["bits"] == 32 and results[1]["bits"] == 4 and 2 < results[2]["bits"] <= 3.5
+    assert all("p_float32" in row for row in results[1:])

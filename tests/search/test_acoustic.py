@@ -25,7 +25,7 @@ from mpq.data.waveform import refer_to_audio
 from mpq.fst.lfmmi import total_score
 from mpq.io import BadInput
 from mpq.lang.lexicon import Lexicon
-from mpq.quant import project, quantizable, quantize_model, read_model_file, read_plan
+from mpq.quant import project, quantizable, read_model_file, read_plan
 from mpq.quant.model import quantized_weights
 from mpq.quant.table import round_to
 from mpq.search import (
@@ -45,6 +45,7 @@ from mpq.search.hessian import _draw, _probe, row_traces, twice_differentiable
 from mpq.search.supernet import BudgetNet
 from mpq.train.am import AmConfig, AmTask
 from mpq.train.loop import FitConfig
+from mpq.train.quantized import quantize_start
 
 RATE = 16000
 LEXICON = Lexicon({"ab": [["A", "B"]], "ca": [["C", "A"], ["C"]]})
@@ -231,9 +232,15 @@ def test_bits_are_learned(data: AmSearchData, tmp_path: Path) -> None:
         assert torch.equal(weight, before[name]) == (name in frozen), name
     for learned, fitted in zip(net.scales, BudgetNet(data.trainee(), grid, options, 3.5).scales, strict=True):
         assert not torch.equal(learned, fitted), "of all weights"
-    latent = net.latent(costs.plan(shapes, 3.5))
-    quantize_model(latent, costs.plan(shapes, 3.5))  # pass 2 can begin
-    assert quantizable(latent) == shapes
+    plan = replace(costs.plan(shapes, 3.5), a_bits=32)
+    batch = next(data.training(200, 0, 0))
+    with torch.no_grad():
+        chosen = [F.one_hot(torch.tensor(grid.candidates.index(plan.bits[name])), 3).float() for name in shapes]
+        expected, _ = data.run(net.use(chosen).eval(), batch)
+        latent = net.latent(plan)
+        quantize_start(latent, plan, latent.state_dict())  # pass 2 can begin
+        assert quantizable(latent) == shapes
+        assert torch.allclose(data.run(latent, batch)[0], expected, atol=1e-4), "where pass 1 has left it"
 
 
 def test_features_of_another_size_are_refused(sets: list[tuple[FeatureSet, FeatureSet]]) -> None:
