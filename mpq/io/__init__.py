@@ -23,6 +23,7 @@ from mpq.io.files import (
 from mpq.io.kaldi_nbest import read_kaldi_nbest, write_kaldi_nbest
 from mpq.io.lattice import Lattice, LatticeBuilder
 from mpq.io.lattice_files import read_lattices, write_lattices
+from mpq.io.lock import only_one
 from mpq.io.nbest import Hyp, NBest, read_nbest, write_nbest
 from mpq.io.progress import progress
 from mpq.io.ranges import SEEDS, check_range, check_ranges
@@ -48,6 +49,7 @@ __all__ = [
     "finite",
     "hash_config",
     "is_json",
+    "only_one",
     "open_bytes",
     "open_text",
     "os_errors",

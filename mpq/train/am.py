@@ -225,8 +225,8 @@ class AmTask:
         return torch.where(torch.rand(len(speakers)) < self.config.lhuc, speakers, -1).to(device)
 
     def validate(self) -> dict[str, float]:
-        """LF-MMI loss per frame on the held-out utterances, and the phone error rate of the best classes in percent; the
-        loss of a training by CTC alone is CTC's.
+        """LF-MMI loss per frame on the held-out utterances, of a training by CTC alone that of CTC, and the phone error
+        rate of the best classes in percent.
 
         The loss decides: without a language model the best class of a frame says little about an LF-MMI model.
         Utterances with words outside the lexicon, or more phones than frames, are left out: held-out text has some.

@@ -17,7 +17,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mpq.io import BadInput, atomic_write, hash_config, os_errors, progress, write_jsonl
+from mpq.io import BadInput, atomic_write, hash_config, only_one, os_errors, progress, write_jsonl
 from mpq.train.config import FitConfig as FitConfig
 from mpq.train.task import Plugin as Plugin
 from mpq.train.task import Task as Task
@@ -92,16 +92,24 @@ def fit(
         task: model, data and loss.
         config: how to train.
         exp_dir: where `checkpoint.pt`, `metrics.jsonl` and TensorBoard logs go; a checkpoint found there is
-            continued.
+            continued. Two trainings at once would write over each other's.
         plugins: changes to the training, called in this order.
         key: what else the run depends on (model size, data); a checkpoint of another key is not continued.
 
     Raises:
         BadInput: the loss, or the gradients of many batches in a row, are not finite numbers. (Batches whose gradients
-            are not are left out and counted: a rounding of bfloat16 does not end days of training.)
+            are not are left out and counted: a rounding of bfloat16 does not end days of training.) Or another process
+            trains in `exp_dir`.
     """
     exp_dir = Path(exp_dir)
     exp_dir.mkdir(parents=True, exist_ok=True)
+    # of several processes, which torchrun or lightning-fabric numbers, the first, before it starts or awaits the others
+    is_first = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+    with only_one(exp_dir, "trains") if is_first else nullcontext():
+        return _fit(task, config, exp_dir, plugins, key)
+
+
+def _fit(task: Task, config: FitConfig, exp_dir: Path, plugins: Sequence[Plugin], key: Any) -> FitResult:
     fabric = _fabric(config)
     optimizer = torch.optim.AdamW(_groups(task.model, config), lr=config.lr, betas=(0.9, config.beta2))
     model, wrapped = fabric.setup(task.model, optimizer)
