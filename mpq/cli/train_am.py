@@ -3,7 +3,8 @@
 Reads   the features of `mpq features` (training and held-out; with i-vectors from `mpq ivector extract`; waveforms for
         wav2vec 2.0 and HuBERT), the lexicon, phones and units of `mpq lang`, a YAML file with model and training.
 Writes  OUT/model.mpq, the epoch with the lowest loss on the held-out features; OUT/metrics.jsonl,
-        OUT/tensorboard and OUT/checkpoint.pt. A killed run continues at its last finished epoch.
+        OUT/tensorboard and OUT/checkpoint.pt. A killed run continues at its last finished epoch, which need not be a
+        whole pass (epoch_part); while one trains, another one with the same OUT is refused.
 
 `model` in the YAML file is a group like {arch: cnn-tdnnf, hidden: 512}; on the command line: --model.hidden 512.
 Published sizes are archs too: wav2vec2-base, wav2vec2-large, wav2vec2-large-lv60k, hubert-base, hubert-large,

@@ -3,7 +3,8 @@
 Reads   text, one sentence a line (.gz allowed), to train on and held out; the units, a sentencepiece model or a
         word list (words.txt); a YAML file with the size of the model and how to train it.
 Writes  OUT/model.mpq, the epoch with the lowest loss on the held-out text, and a copy of the units beside it;
-        OUT/metrics.jsonl, OUT/tensorboard and OUT/checkpoint.pt. A killed run continues at its last finished epoch.
+        OUT/metrics.jsonl, OUT/tensorboard and OUT/checkpoint.pt. A killed run continues at its last finished epoch;
+        while one trains, another one with the same OUT is refused.
 
 Perplexity is per word, </s> counted as one, out-of-vocabulary words left out (as SRILM counts), whatever the units.
 
