@@ -7,10 +7,12 @@ Training reads it window by window, so memory depends on the window, never on th
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -246,10 +248,20 @@ class LmText:
             order = np.lexsort((rng.random(len(lengths)), -lengths))
             cuts = cut_by_tokens(lengths[order], batch_tokens)
             for i in rng.permutation(len(cuts))[skip:]:
-                begin, end = cuts[i]
-                sentences = [units[starts[s] : starts[s + 1]].tolist() for s in order[begin:end]]
-                yield pad_sentences(sentences, self.tokenizer.bos, self.tokenizer.eos)
+                picked = order[slice(*cuts[i])]
+                yield self._pad(units, starts[picked], lengths[picked])
             skip = max(0, skip - len(cuts))
+
+    def _pad(self, units: npt.NDArray[np.generic], starts: Ids, lengths: Ids) -> LmBatch:
+        """As `pad_sentences`, of sentences that begin there and have so many units, `</s>` included."""
+        places = np.arange(lengths.max())
+        known = places < lengths[:, None]
+        rows = np.full((len(lengths), len(places) + 1), self.tokenizer.eos)
+        rows[:, 0] = self.tokenizer.bos
+        inside = known[:, 1:]
+        rows[:, 1:-1][inside] = units[(starts[:, None] + places[:-1])[inside]]
+        ids = torch.from_numpy(rows)
+        return LmBatch(ids[:, :-1], ids[:, 1:], torch.from_numpy(known))
 
 
 def open_lm_text(path: PathLike, tokenizer: Tokenizer, cache_dir: PathLike) -> LmText:
@@ -271,7 +283,12 @@ def open_lm_text(path: PathLike, tokenizer: Tokenizer, cache_dir: PathLike) -> L
     folder = Path(cache_dir) / key
     if not (folder / "meta.json").exists():
         try:
-            _tokenize(Path(path), tokenizer, folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / "lock").open("w") as lock:  # one process tokenizes, others that need the text wait
+                with suppress(OSError):  # a file system without locks: each for itself
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                if not (folder / "meta.json").exists():
+                    _tokenize(Path(path), tokenizer, folder)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise

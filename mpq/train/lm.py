@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mpq.data.batches import read_ahead
 from mpq.data.lmtext import LmBatch, LmText, Tokenizer, open_lm_text
 from mpq.io import check_ranges
 from mpq.lm import LanguageModel, LmConfig, LoadedLm, build_lm, perplexity
@@ -132,7 +133,7 @@ class LmTask:
         first, skip = divmod(epoch * size, self._n_pass)
         text, n_tokens = self._texts.train, self._batch_tokens
         passes = (text.batches(n_tokens, self._seed, number, 0 if number > first else skip) for number in count(first))
-        return islice(chain.from_iterable(passes), rank, size, processes)
+        return read_ahead(islice(chain.from_iterable(passes), rank, size, processes))
 
     def loss(self, model: nn.Module, batch: LmBatch, done: float) -> Tensor:
         """Mean over the units of the batch."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,14 @@ def test_padding() -> None:
     assert batch.inputs.dtype == torch.int64
 
 
+@pytest.mark.parametrize("n_tokens", [1, 64, 1000])
+def test_batches_are_padded_sentences(text: tuple[LmText, list[str]], units: Tokenizer, n_tokens: int) -> None:
+    for batch in text[0].batches(n_tokens, seed=1, epoch=0):
+        expected = pad_sentences([list(ids[:-1]) for ids in sentences(batch)], units.bos, units.eos)
+        for name in ("inputs", "targets", "mask"):
+            assert torch.equal(getattr(batch, name), getattr(expected, name))
+
+
 def test_cuts_are_complete_and_bounded() -> None:
     lengths = np.array([30, 9, 9, 4, 4, 4, 1])
     cuts = cut_by_tokens(lengths, 18)
@@ -81,6 +91,25 @@ def test_text_is_tokenized_once(units: Tokenizer, tmp_path: Path, monkeypatch: p
     open_lm_text(tmp_path / "text", units, tmp_path / "cache")
     monkeypatch.setattr(lmtext, "_tokenize", None)
     assert open_lm_text(tmp_path / "text", units, tmp_path / "cache").n_units == 2
+
+
+def test_a_process_waits_for_another_that_tokenizes_the_same(
+    units: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text").write_text("w1 w2\n")
+    open_lm_text(tmp_path / "text", units, tmp_path / "cache")
+    (meta,) = (tmp_path / "cache").glob("*/meta.json")
+    known = meta.read_text()
+    meta.unlink()
+    monkeypatch.setattr(lmtext, "_tokenize", None)
+    with ThreadPoolExecutor(1) as thread:
+        with (meta.parent / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            found = thread.submit(open_lm_text, tmp_path / "text", units, tmp_path / "cache")
+            with pytest.raises(TimeoutError):
+                found.result(timeout=0.5)
+            meta.write_text(known)
+        assert found.result(timeout=30).n_units == 2
 
 
 def test_changed_text_is_noticed(units: Tokenizer, tmp_path: Path) -> None:
@@ -137,7 +166,7 @@ def test_bad_files(units: Tokenizer, tmp_path: Path) -> None:
     (tmp_path / "cuts").write_text('{"id": "u1", "start": 0.0}\n')
     with pytest.raises(BadInput, match="cuts: holds JSON; expected text"):
         open_lm_text(tmp_path / "cuts", units, tmp_path / "cache")
-    assert not list((tmp_path / "cache").glob("*/*"))
+    assert {path.name for path in (tmp_path / "cache").glob("*/*")} == {"lock"}
     (tmp_path / "book").write_text("w1\n" + "w1 " * 5000 + "\n")
     with pytest.raises(BadInput, match="book:2: 5000 units"):
         open_lm_text(tmp_path / "book", units, tmp_path / "cache")
