@@ -44,7 +44,8 @@ from mpq.io import (
 SPEED = "speed.yaml"
 PART = 40  # utterances that a process decodes at a time
 _MAX_FRAMES = 12_000  # padded frames of a batch of the acoustic model
-_PORTION = 4  # parts for each process that a GPU scores before they are searched
+_PORTION = 4  # parts for each process, at most, that a GPU scores before they are searched
+_HELD = 1 << 30  # bytes of scores, after which it scores no more than a part for each
 
 
 @dataclass(frozen=True)
@@ -130,13 +131,18 @@ class _Job:
         indexes = range(begin, min(begin + PART, len(self.features)))
         return score_frames(self.model, self.features, indexes, self.lhuc, watch)
 
-    def score(self, begins: Sequence[int]) -> None:
-        """Scores parts in this process, and forgets others."""
+    def score(self, begins: Sequence[int], nj: int) -> int:
+        """Scores the first parts in this process, and forgets others; how many: a few for each of `nj` processes."""
         self.scored.clear()
-        for begin in begins:
+        held = 0
+        for begin in begins[: _PORTION * nj]:
             watch = Stopwatch(self.on_gpu)
             scores = list(self.scores(begin, watch))
             self.scored[begin] = scores, watch.seconds
+            held += sum(frames.nbytes for _, frames in scores)
+            if held > _HELD and len(self.scored) >= nj:
+                break
+        return len(self.scored)
 
 
 _jobs: list[_Job] = []
@@ -172,11 +178,9 @@ def decode_set(
     missing = [begin for begin in numbers if not _part(folder, begin, "speed").exists()]
     _jobs[:] = [job := _Job(model.eval(), lhuc, features, decoder, folder)]
     try:
-        size = _PORTION * nj if job.on_gpu else max(1, len(missing))
-        for first in range(0, len(missing), size):
-            portion = missing[first : first + size]
-            if job.on_gpu:
-                job.score(portion)
+        while missing:
+            size = job.score(missing, nj) if job.on_gpu else len(missing)
+            portion, missing = missing[:size], missing[size:]
             for _ in progress(map_processes(_decode_part, portion, nj), len(portion), "decode (parts)"):
                 pass
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,28 @@ def test_number_of_processes_changes_nothing(decoder: Decoder, tmp_path: Path) -
     for nj in (1, 2, 3):
         decode_set(Spelled(), Features(13), decoder, tmp_path / str(nj), "key", nj)  # type: ignore[arg-type]
     assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "3")
+
+
+@pytest.mark.parametrize(("held", "portions"), [(1 << 30, [8, 1]), (0, [2, 2, 2, 2, 1])])
+def test_a_gpu_scores_some_parts_at_a_time(
+    decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int, portions: list[int]
+) -> None:
+    """Scored in this process, searched by two others; as many as memory is given for, at least one for each."""
+    features = Features(9)
+    monkeypatch.setattr(decode, "PART", 1)
+    decode_set(Spelled(), features, decoder, tmp_path / "cpu", "key", 2)  # type: ignore[arg-type]
+    monkeypatch.setattr(decode._Job, "on_gpu", True)
+    monkeypatch.setattr(decode, "_HELD", held)
+    sizes, run = [], decode.map_processes
+
+    def watched(function: Callable[[int], None], parts: list[int], nj: int) -> Iterator[None]:
+        sizes.append(len(parts))
+        return run(function, parts, nj)
+
+    monkeypatch.setattr(decode, "map_processes", watched)
+    decode_set(Spelled(), features, decoder, tmp_path / "gpu", "key", 2)  # type: ignore[arg-type]
+    assert sizes == portions
+    assert contents(tmp_path / "gpu") == contents(tmp_path / "cpu")
 
 
 def test_killed_run_continues_and_other_settings_begin_anew(
