@@ -35,9 +35,6 @@ from mpq.search.supernet import BudgetNet, MixConfig, Supernet
 from mpq.train.loop import fit
 
 PENALTIES = ("sqrt", "size", "budget")
-# Gradients of logits are made so much smaller that clipping leaves them alone: a matrix that needs more bits shows it
-# in rare large ones (clipped, mini's LSTM was given 2 bits everywhere), and Adam's steps do not depend on their unit.
-_CALM = 1e-4
 
 
 @dataclass
@@ -105,9 +102,6 @@ class NasTask:
     def loss(self, model: nn.Module, batch: _Batch, done: float) -> Tensor:
         """Mean over the units of the batch, and for logits the penalty."""
         mixture = self._net.draw(done)
-        if not batch.train_weights:
-            for a in mixture:
-                a.register_hook(lambda gradient: _CALM * gradient)  # type: ignore[no-untyped-call]
         self._net.use(mixture, weights=batch.train_weights, logits=not batch.train_weights)
         loss = self._data.loss(self._data.run(model, batch.content), batch.content)
         return loss if batch.train_weights else loss + self._config.price(self._net, mixture)

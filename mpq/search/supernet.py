@@ -27,6 +27,10 @@ from mpq.train.loop import FitConfig
 
 SAMPLING = ("softmax", "gumbel", "hard")
 _HIGHEST = 64.0  # price of a bit, where logits differ by less: e^-64 of a chance are none
+# Gradients of logits are made so much smaller that clipping leaves them alone: a matrix that needs more bits shows it
+# in rare large ones (clipped, mini's LSTM was given 2 bits everywhere), weights and logits that learn together must not
+# be slowed down by each other's, and Adam's steps do not depend on their unit.
+CALM = 1e-4
 
 
 @dataclass
@@ -128,6 +132,8 @@ class Supernet(nn.Module):
             a = (log_alpha / self.config.temperature(done)).softmax(-1)
             if self.config.sampling == "hard":
                 a = F.one_hot(a.argmax(), len(a)) + (a - a.detach())  # exactly 0 and 1
+            if a.requires_grad:
+                a.register_hook(lambda gradient: CALM * gradient)  # type: ignore[no-untyped-call]
             mixture.append(a)
         return mixture
 

@@ -17,7 +17,7 @@ from mpq.quant import quantizable
 from mpq.search import Grid, LmSearchData, OneStageConfig, search_one_stage
 from mpq.search.costs import named_weights
 from mpq.search.one_stage import OneStageTask
-from mpq.search.supernet import BudgetNet
+from mpq.search.supernet import CALM, BudgetNet
 from mpq.train.loop import FitConfig
 
 GRID = Grid((2, 4, 8))
@@ -44,7 +44,7 @@ def test_one_step_moves_weights_and_logits(model: LanguageModel, text: LmText) -
 
 
 def test_the_gradient_of_a_logit_is_that_of_the_mixture(model: LanguageModel, text: LmText) -> None:
-    """Against differences of the loss, with soft shares; the price of a bit moves with the logit."""
+    """CALM of it: against differences of the loss, with soft shares; the price of a bit moves with the logit."""
     net, task, batch = make_task(model, text, sampling="softmax", t_end=1.0)
     loss = task.loss(net, batch, 0.0)
     name, row = list(quantizable(model)).index("output.weight"), net.logits
@@ -56,7 +56,16 @@ def test_the_gradient_of_a_logit_is_that_of_the_mixture(model: LanguageModel, te
                 row[name][column] += step
                 values.append(task.loss(net, batch, 0.0).item())
                 row[name][column] -= step
-        assert gradient[column].item() == pytest.approx((values[0] - values[1]) / 0.02, rel=0.02, abs=1e-4)
+        assert gradient[column].item() / CALM == pytest.approx((values[0] - values[1]) / 0.02, rel=0.02, abs=1e-4)
+
+
+def test_clipping_leaves_logits_alone(model: LanguageModel, text: LmText) -> None:
+    """However steep the loss is in them, the norm of all gradients is that of the weights' and scales'."""
+    net, task, batch = make_task(model, text, logit_speed=1000.0)
+    task.loss(net, batch, 0.0).backward()
+    of_logits = [row.grad for row in net.logits]
+    others = [part.grad for part in (*net.net.parameters(), *net.scales)]
+    assert 0.0 < torch.nn.utils.get_total_norm(of_logits) < 0.1 * torch.nn.utils.get_total_norm(others)
 
 
 def test_the_teacher_pulls(model: LanguageModel, text: LmText) -> None:
