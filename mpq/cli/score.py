@@ -126,7 +126,9 @@ def score_timed(args: Namespace) -> Rows:
     whole = read_timed(args.stm, args.ctm, args.glm, overlapping=args.overlap > 0)
     parts = {**subsets_of(args, whole), "": whole}
     programs = programs_of(args)
-    alignments = {} if args.overlap else {item.utt: item for item in align_segments(whole)}
+    # sctk takes what our own alignment may refuse
+    needs_own = programs is None or args.details or args.confusions or args.interval
+    alignments = {item.utt: item for item in align_segments(whole)} if needs_own else {}
     write_details(args, {utt: item.pairs for utt, item in alignments.items()})
     rows: Rows = []
     for name, part in parts.items():

@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +20,10 @@ from mpq.score.timed import TimedSet
 from mpq.score.wer import Texts, WerResult
 
 _PLACES = ("/usr/lib/sctk/bin",)  # where Debian and Ubuntu install them
-_SECONDS = 3600
-# as the evaluations were scored; asclite: at most 2 GB, words are not aligned over more than that
+# as the evaluations were scored; asclite: at most 2 GB each, words are not aligned over more than that
 _HUBSCR = ["-V", "-l", "english"]
 _OVERLAP = ["-h", "rt-stt", "-a", "-C", "-B", "8192", "-m", "1:2"]
+_AT_ONCE = 4  # asclites
 _ROW = re.compile(r"^ *\| *(\S+) *\|([ \d]+)\|([ \d]+)\|", re.MULTILINE)
 
 
@@ -34,16 +36,39 @@ def find_sctk() -> Path | None:
 def run_hubscr(programs: Path, timed: TimedSet, overlap: int = 0, reports: Path | None = None) -> dict[str, WerResult]:
     """Score by hubscr.pl, as the evaluations were.
 
-    A channel in which nothing was recognized, which sclite refuses, is given the empty word ``@``.
+    Overlapping speech takes asclite hours: recordings are scored one by one, several at once, and their counts added,
+    which are those of one call for all.
 
     Args:
         programs: folder of the programs.
         timed: reference, recognized words (confidences are left out) and rules.
         overlap: score segments in which up to so many speakers overlap, by asclite; 0: by sclite.
-        reports: folder for sctk's own reports; None to keep none.
+        reports: folder for sctk's own reports, with ``overlap`` a folder for each recording in it; None to keep none.
 
     Returns:
         Words and errors by speaker, ``sum`` for all.
+    """
+    if not overlap:
+        return _hubscr(programs, timed, 0, reports)
+    parts = timed.by_recording()
+    with ThreadPoolExecutor(min(_AT_ONCE, os.cpu_count() or 1)) as pool:
+        jobs = [pool.submit(_hubscr, programs, part, overlap, reports and reports / n) for n, part in parts.items()]
+        try:
+            results = [job.result() for job in jobs]
+        except BaseException:  # the rest is of no use
+            pool.shutdown(cancel_futures=True)
+            raise
+    sums: defaultdict[str, WerResult] = defaultdict(WerResult)
+    for result in results:
+        for speaker, counts in result.items():
+            sums[speaker] += counts
+    return dict(sums)
+
+
+def _hubscr(programs: Path, timed: TimedSet, overlap: int, reports: Path | None) -> dict[str, WerResult]:
+    """One call of hubscr.pl.
+
+    A channel in which nothing was recognized, which sclite refuses, is given the empty word ``@``.
     """
     said = [replace(word, confidence=None) for word in timed.words]
     heard = {channel_of(word) for word in said}
@@ -86,7 +111,6 @@ def _run(programs: Path, command: list[str], folder: Path) -> None:
     done = subprocess.run(
         [str(programs / command[0]), *command[1:]],
         cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace",
-        timeout=_SECONDS,
     )  # fmt: skip
     if done.returncode != 0:
         lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]

@@ -18,6 +18,7 @@ from mpq.score.ctm import TimedWord, read_seconds
 IGNORED = "IGNORE_TIME_SEGMENT_IN_SCORING"
 _FIELDS = "recording channel speaker start end [<labels>] words ..."
 _OVERLAP = 0.05  # seconds that segments of one channel may share: times are rounded
+_SHARED = 0.005  # part of all their time that they may share
 
 Channel = tuple[str, str]
 """Recording and channel."""
@@ -127,17 +128,43 @@ def check_segments(path: PathLike, segments: Sequence[StmSegment], words: Iterab
             )
 
 
-def check_overlaps(path: PathLike, segments: Iterable[StmSegment]) -> None:
-    """Raise BadInput where segments of one channel overlap: words cannot be given to one of them by their time."""
+def check_overlaps(path: PathLike, segments: Sequence[StmSegment]) -> str:
+    """What to warn of where a few segments of one channel overlap; nothing where none do.
+
+    Words in time that two segments share go to the first of them, as in sclite.
+
+    Raises:
+        BadInput: the time that segments share is more than `_SHARED` of all: there several people speak at once.
+    """
+    found = []
+    shared = 0.0
     for of_channel in channels(segments).values():
         latest = of_channel[0]
         for segment in of_channel[1:]:
             if segment.start < latest.end - _OVERLAP:
-                raise BadInput(
-                    f"{path}:{segment.line}: begins at {segment.start:g}, before line {latest.line} of the same "
-                    f"channel ends at {latest.end:g}; correct the times, or score overlapping speech by --overlap"
-                )
+                found.append((segment.line, segment.start, latest.line, latest.end))
+                shared += min(segment.end, latest.end) - segment.start
             latest = max(latest, segment, key=lambda item: item.end)
+    if not found:
+        return ""
+    line, start, before, end = min(found)
+    where = f"{path}:{line}: begins at {start:g}, before line {before} of the same channel ends at {end:g}"
+    if shared > _SHARED * sum(segment.end - segment.start for segment in segments):
+        raise BadInput(f"{where}; correct the times, or score overlapping speech by --overlap")
+    return f"{where}; {len(found)} of {len(segments)} segments overlap, words in both are scored in the first"
+
+
+def check_speakers(path: PathLike, segments: Iterable[StmSegment]) -> None:
+    """Raise BadInput where segments of one speaker overlap, which asclite refuses, be it by a millisecond."""
+    latest: dict[tuple[Channel, str], StmSegment] = {}
+    for segment in sorted(segments, key=lambda item: item.start):
+        before = latest.setdefault((channel_of(segment), segment.speaker.lower()), segment)
+        if before is not segment and segment.start < before.end:
+            raise BadInput(
+                f"{path}:{segment.line}: begins at {segment.start:g}, before line {before.line} of the same speaker "
+                f"ends at {before.end:g}, which asclite refuses; correct the times"
+            )
+        latest[channel_of(segment), segment.speaker.lower()] = segment
 
 
 def channels(items: Iterable[Item]) -> dict[Channel, list[Item]]:

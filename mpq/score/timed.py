@@ -8,7 +8,8 @@ rest, and words in segments that are taken out of the score are taken out with t
 from __future__ import annotations
 
 import struct
-from collections import Counter
+import sys
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +19,7 @@ from mpq.score.align import Pair
 from mpq.score.ctm import TimedWord, read_ctm
 from mpq.score.glm import Glm, read_glm
 from mpq.score.network import Text, align_texts, parse_text
-from mpq.score.stm import StmSegment, channels, check_overlaps, check_segments, read_stm
+from mpq.score.stm import StmSegment, channels, check_overlaps, check_segments, check_speakers, read_stm
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,16 @@ class TimedSet:
     words: list[TimedWord]
     glm: PathLike | None = None
 
+    def by_recording(self) -> dict[str, TimedSet]:
+        """Each recording by itself, by name in lower case."""
+        segments: defaultdict[str, list[StmSegment]] = defaultdict(list)
+        words: defaultdict[str, list[TimedWord]] = defaultdict(list)
+        for segment in self.segments:
+            segments[segment.recording.lower()].append(segment)
+        for word in self.words:
+            words[word.recording.lower()].append(word)
+        return {name: TimedSet(segments[name], words[name], self.glm) for name in segments}
+
     def subset(self, prefix: str) -> TimedSet:
         """Only the recordings whose names begin with ``prefix``; BadInput if there are none."""
         segments = [segment for segment in self.segments if segment.recording.startswith(prefix)]
@@ -68,7 +79,7 @@ class TimedSet:
 
 
 def read_timed(stm: PathLike, ctm: PathLike, glm: PathLike | None = None, overlapping: bool = False) -> TimedSet:
-    """Read a reference (STM) and recognized words (CTM), and check that they belong together.
+    """Read a reference (STM) and recognized words (CTM), and check that they belong together; warn of a few overlaps.
 
     Args:
         stm: the reference.
@@ -78,12 +89,14 @@ def read_timed(stm: PathLike, ctm: PathLike, glm: PathLike | None = None, overla
 
     Raises:
         BadInput: what the readers refuse, recordings or channels of one file that the other has not, segments of one
-            channel that overlap.
+            channel that overlap for more than a little of the time (of one speaker at all, if overlapping).
     """
     timed = TimedSet(read_stm(stm), read_ctm(ctm), glm)
     check_segments(stm, timed.segments, timed.words, ctm)
-    if not overlapping:
-        check_overlaps(stm, timed.segments)
+    if overlapping:
+        check_speakers(stm, timed.segments)
+    elif warning := check_overlaps(stm, timed.segments):
+        print(f"warning: {warning}", file=sys.stderr)
     return timed
 
 

@@ -80,6 +80,35 @@ def test_overlapping_speakers_by_asclite(sctk_bin: Path, files: Path, mpq_cli: M
     refused = mpq_cli(*words)
     assert refused.returncode == 2
     assert "two.stm:2: begins at 1, before line 1 of the same channel ends at 4" in refused.stderr
+    (files / "two.stm").write_text("m 1 x 0 4 ONE TWO THREE\nm 1 y 1 5 FOUR FIVE\nm 1 x 3.999 8 SIX\n")
+    refused = mpq_cli(*words, "--overlap", "4")
+    assert refused.returncode == 2
+    assert "two.stm:3: begins at 3.999, before line 1 of the same speaker ends at 4, which asclite" in refused.stderr
+
+
+@pytest.mark.parametrize("tool", ["sctk", "own"])
+def test_a_little_overlap_is_told_and_scored(sctk_bin: Path, files: Path, mpq_cli: MpqCli, tool: str) -> None:
+    lines = (files / "ref.stm").read_text().splitlines()
+    fields = lines[0].split()
+    fields[4] = f"{float(lines[1].split()[3]) + 0.1:.2f}"
+    (files / "ref.stm").write_text("\n".join([" ".join(fields), *lines[1:]]) + "\n")
+    done = mpq_cli("score", *INPUT, "--ctm", "A.ctm", "--tool", tool)
+    assert (done.returncode, done.stdout) == (0, own(files, "") + "\n")
+    assert re.fullmatch(
+        rf"warning: ref.stm:2: begins at \S+, before line 1 of the same channel ends at {float(fields[4]):g}; 1 of 160 "
+        "segments overlap, words in both are scored in the first\n",
+        done.stderr,
+    )
+
+
+def test_what_sctk_scores_is_not_aligned_by_us_unless_asked(sctk_bin: Path, files: Path, mpq_cli: MpqCli) -> None:
+    """A brace without a partner, which sclite lets pass."""
+    (files / "brace.stm").write_text((files / "ref.stm").read_text() + "sw_1 B sw_1_b 500 501 { A / B\n")
+    words = ("score", "--stm", "brace.stm", "--glm", "rules.glm", "--ctm", "A.ctm")
+    done = mpq_cli(*words)
+    assert done.returncode == 0 and done.stdout.startswith("%WER "), done.stderr
+    for more in (("--tool", "own"), ("--details", "per_utt"), ("--confusions", "ops"), ("--interval",)):
+        assert "a brace that is not closed" in mpq_cli(*words, *more).stderr
 
 
 def test_compare(files: Path, mpq_cli: MpqCli) -> None:

@@ -6,7 +6,7 @@ import random
 import re
 from pathlib import Path
 
-from mpq.score import StmSegment, TimedWord
+from mpq.score import StmSegment, TimedSet, TimedWord
 
 WORDS = ["a", "b", "c", "be", "bed", "well-known", "twenty", "won't", "i'll", "uh-huh"]
 GLM = """;; a set of rules
@@ -36,6 +36,23 @@ def write_glm_text(path: Path) -> Path:
     """The rules above, written by hand as NIST writes them."""
     path.write_text(GLM)
     return path
+
+
+def meeting(seed: int) -> TimedSet:
+    """Three meetings in which three speakers talk at once into one microphone, and what was recognized."""
+    rng = random.Random(seed)
+    segments: list[StmSegment] = []
+    words: list[TimedWord] = []
+    for recording in ("m_a", "M_b", "m_c"):
+        for speaker in "xyz":
+            clock = rng.uniform(0, 3)
+            for _ in range(12):
+                start, said = round(clock, 2), [rng.choice(WORDS) for _ in range(rng.randint(1, 6))]
+                clock = round(start + 0.4 * len(said), 2)
+                segments.append(StmSegment(recording, "1", speaker, start, clock, " ".join(said)))
+                words += _recognize(rng, recording, "1", start, said, 0.15)
+                clock += rng.uniform(0.1, 3)
+    return TimedSet(segments, words)
 
 
 def corpus(seed: int, alternatives: bool = True) -> tuple[list[StmSegment], list[TimedWord], list[TimedWord]]:
