@@ -22,7 +22,7 @@ from pathlib import Path
 import soundfile
 
 from local.check import Checks, need_folders, shorten
-from local.fisher import check_fisher, find_fisher, read_fisher
+from local.fisher import check_fisher, check_lines, find_fisher, read_fisher
 from local.nxt import Annotations, Speaker, split_sentences
 from local.swbd_text import fisher_words
 from mpq.data.manifests import Spoken, describe_part, measure_audio, write_lines, write_manifests
@@ -224,6 +224,29 @@ def _fit(items: list[Spoken], frames: dict[Path, int], notes: Counter[str], chec
     return kept
 
 
+def _separate(part: str, items: list[Spoken], notes: Counter[str], checks: Checks) -> list[Spoken]:
+    """Utterances of which none begins before its speaker's last one has ended, as asclite needs them.
+
+    As in Kaldi's `ami_sdm_scoring_data_prep.sh` the start is moved to that end; what becomes too short is left out.
+    """
+    kept, places = [], []
+    latest: dict[tuple[str, str], float] = {}
+    for item in sorted(items, key=lambda item: (item.start, item.end or 0.0)):
+        start, end = max(item.start, latest.get((item.recording, item.speaker), 0.0)), item.end or 0.0
+        if start > item.start:
+            short = end - start < _SHORTEST
+            notes["left out, within another of the speaker" if short else "moved to the end of the speaker's last"] += 1
+            if start - item.start > _SHORTEST:
+                places.append(f"{item.utt}, by {start - item.start:.2f} s")
+            if short:
+                continue
+        kept.append(replace(item, start=start))
+        latest[item.recording, item.speaker] = end
+    checks.odd(f"utterances of {part} that begin before their speaker's last one has ended", places, len(items),
+               "the start is moved to its end")  # fmt: skip
+    return sorted(kept, key=lambda item: item.utt)
+
+
 def load(folders: Sequence[Path], *, mic: str, partial: bool, smoke: bool, nj: int) -> Corpus:
     """Reads and checks everything; raises one `BadInput` for all that is wrong."""
     from lhotse.recipes.ami import PARTITIONS
@@ -238,6 +261,7 @@ def load(folders: Sequence[Path], *, mic: str, partial: bool, smoke: bool, nj: i
         checks.warn(f"annotations {annotations.path.name}: expected version 1.6.2")
     if fisher := find_fisher(folders):
         check_fisher(fisher, checks)
+        check_lines(fisher[: _SMOKE_FISHER if smoke else None], checks)
     found = find_all_audio(folders, [meeting for meetings in lists.values() for meeting in meetings], mic, checks)
     parts = _read_parts(annotations, lists, mic, found, checks)
     for part, items in parts.items():
@@ -252,6 +276,8 @@ def load(folders: Sequence[Path], *, mic: str, partial: bool, smoke: bool, nj: i
     checks.extend(problems)
     corpus = Corpus(parts, frames)
     corpus.parts = {part: _fit(items, frames, corpus.notes, checks) for part, items in parts.items()}
+    for part in WORDS:
+        corpus.parts[part] = _separate(part, corpus.parts[part], corpus.notes, checks)
     checks.finish(str(folders[0]), "fetch again what is missing or broken")
     return corpus
 

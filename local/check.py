@@ -9,6 +9,7 @@ from pathlib import Path
 from mpq.io import BadInput
 
 _SHOWN = 4
+FEW = 0.005  # part of the lines (or files) that may be odd: some are in every release of a corpus
 
 
 class Checks:
@@ -65,6 +66,21 @@ class Checks:
         wanted = [expected] if isinstance(expected, int) else list(expected)
         if not any(abs(found - number) <= tolerance * number for number in wanted):
             self.lacking(f"{what}: {found}, expected {' or '.join(map(str, wanted))}")
+
+    def odd(self, what: str, places: Sequence[str], total: int, done: str) -> None:
+        """Odd lines: one, or `FEW` of all, are told with what was done about them; more are a problem, partial or not.
+
+        Args:
+            what: what they are, such as "lines of Fisher without times".
+            places: file and line of each, and what was found; nothing happens where there is none.
+            total: of how many lines.
+            done: what was done, such as "left out".
+        """
+        text = f"{len(places)} of {total} {what}"
+        if len(places) > max(1, FEW * total):
+            self.problem(f"{text}, of which {100 * FEW:g} % are let pass: {shorten(places)}")
+        elif places:
+            self.warn(f"{text}, {done}: {'' if len(places) == 1 else 'first '}{places[0]}")
 
     def extend(self, problems: Sequence[str]) -> None:
         """Adds what is wrong with single files or lines: the first few, and how many there are."""

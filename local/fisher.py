@@ -11,11 +11,11 @@ from pathlib import Path
 
 from local.check import Checks
 from local.swbd_text import fisher_words
-from mpq.io import read_lines
+from mpq.io import open_bytes, progress, read_lines
 
 CONVERSATIONS = 11699  # 5,850 and 5,849
 _NAME = re.compile(r"^fe_03_(\d{5})\.txt$")
-_LINE = re.compile(r"^\d+\.?\d* \d+\.?\d* [AB]: ?(?P<text>.*)$")
+_LINE = re.compile(r"^\d+\.?\d* \d+\.?\d* [AB]: ?(?P<text>[^\0]*)$")
 
 
 def find_fisher(folders: Sequence[Path]) -> list[Path]:
@@ -48,29 +48,40 @@ def check_fisher(paths: Sequence[Path], checks: Checks) -> None:
 
 
 def read_fisher(paths: Sequence[Path], words_of: Callable[[str], list[str]] = fisher_words) -> Iterator[list[str]]:
-    """Yields the words of each line of the transcripts; lines without words are left out.
+    """Yields the words of each line of the transcripts; lines without words, and odd ones, are left out.
 
     Args:
         paths: the transcripts.
         words_of: makes the words of a line; by default in Switchboard's spelling.
-
-    Raises:
-        BadInput: a file that is not UTF-8.
     """
     for path in paths:
-        for _, line in read_lines(path):
-            match = _LINE.match(line.strip())
+        for line, _ in _read_transcript(path):
+            match = _LINE.match(line)
             if match and (words := words_of(match["text"])):
                 yield words
 
 
-def find_wrong_lines(paths: Sequence[Path]) -> list[str]:
-    """One clause for each file with a line that is neither ``start end A: words``, nor a comment, nor blank."""
-    problems = []
-    for path in paths:
-        for number, line in read_lines(path):
-            text = line.strip()
+def check_lines(paths: Sequence[Path], checks: Checks) -> None:
+    """Tells of lines that are neither ``start end A: words``, nor a comment, nor blank, and of those not in UTF-8."""
+    wrong: list[str] = []
+    foreign: list[str] = []
+    total = 0
+    for path in progress(paths, what="transcripts of Fisher"):
+        for number, (text, is_utf8) in enumerate(_read_transcript(path), start=1):
+            total += bool(text)
+            if not is_utf8:
+                foreign.append(f"{path}:{number}: {text[:40]!r}")
             if text and not text.startswith("#") and not _LINE.match(text):
-                problems.append(f"{path}:{number}: expected 'start end A: words', found {text[:40]!r}")
-                break
-    return problems
+                wrong.append(f"{path}:{number}: expected 'start end A: words', found {text[:40]!r}")
+    checks.odd("lines of Fisher without times and speaker", wrong, total, "left out")
+    checks.odd("lines of Fisher that are not UTF-8", foreign, total, "read as Latin-1")
+
+
+def _read_transcript(path: Path) -> Iterator[tuple[str, bool]]:
+    """Lines without the blanks around them, and whether they are UTF-8; others are read as Latin-1."""
+    with open_bytes(path) as file:
+        for line in file:
+            try:
+                yield line.decode().strip(), True
+            except UnicodeDecodeError:
+                yield line.decode("latin-1").strip(), False

@@ -17,9 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from local.check import Checks, need_folders, shorten
-from local.fisher import check_fisher, find_wrong_lines, read_fisher
-from local.hub5 import SLACK, check_times, read_segments, spoken, write_references
+from local.check import FEW, Checks, need_folders, shorten
+from local.fisher import check_fisher, check_lines, read_fisher
+from local.hub5 import SHORTEST, SLACK, check_times, read_segments, spoken, write_references
 from local.swbd_parts import Parts, find_parts, read_speakers
 from local.swbd_text import Speller, read_ms98_dictionary, reference_words
 from mpq.data.audio import inspect_audio, raise_problems, write_flac
@@ -38,7 +38,6 @@ COPIES = 3  # of Switchboard's text beside Fisher's
 _WHAT = "the folders of LDC97S62, swb_ms98_transcriptions, LDC2002S09, LDC2002T43, LDC2007S10, LDC2004T19, LDC2005T19"
 _ADVICE = "mend or fetch what is named, then run this again"
 _MOST_LACKING = 0.05  # part of the transcripts' words that their own dictionary may lack
-_FEW = 0.005  # part of the conversations whose audio may be missing: copies of LDC97S62 differ by some files
 _SMOKE_CALLS, _SMOKE_FISHER = 12, 20
 
 
@@ -91,30 +90,44 @@ class Corpus:
     dictionary: Pronunciations
 
 
-def read_turns(path: Path, side: str, length: float, speller: Speller, checks: Checks) -> list[Turn]:
+def read_turns(path: Path, side: str, length: float, speller: Speller, odd: list[str]) -> list[Turn]:
     """Lines of a ``-trans.text`` file that hold words, none of them longer than the audio.
+
+    What has no words is not looked at: the silence at the end of a side may go on for longer than its audio.
 
     Args:
         path: the file, ``sw2001A-ms98-a-0001 start end words ...``.
         side: id of the recording.
         length: of its audio, in seconds.
         speller: spells the words.
-        checks: told of what is wrong.
+        odd: lines that were left out, with their place, are added here: without times, or said after the audio's end.
     """
     turns = []
     for number, line in read_lines(path):
         fields = line.split()
+        said, meant = speller.transcript(fields[3:])
+        if not fields or (len(fields) > 3 and not said):
+            continue
         try:
             start, end = float(fields[1]), float(fields[2])
         except (ValueError, IndexError):
-            checks.problem(f"{path}:{number}: expected 'utterance start end words', found {line[:40]!r}")
-            break
-        if not 0 <= start < end or end > length + SLACK:
-            checks.problem(f"{path}:{number}: from {start:g} to {end:g} s, but its audio lasts {length:.2f} s")
-            break
-        said, meant = speller.transcript(fields[3:])
-        if said and start < length:
+            odd.append(f"{path}:{number}: expected 'utterance start end words', found {line[:40]!r}")
+            continue
+        if 0 <= start < end <= length + SLACK and start <= length - SHORTEST:
             turns.append(Turn(side, start, min(end, length), tuple(said), tuple(meant)))
+        else:
+            odd.append(f"{path}:{number}: from {start:g} to {end:g} s, but its audio lasts {length:.2f} s")
+    return turns
+
+
+def _read_transcripts(parts: Parts, lengths: Mapping[str, float], speller: Speller, checks: Checks) -> list[Turn]:
+    """All turns of the conversations whose audio is there."""
+    turns: list[Turn] = []
+    odd: list[str] = []
+    for (call, side), path in progress(parts.transcripts.items(), what="transcripts"):
+        if call in lengths:
+            turns += read_turns(path, f"{call}-{side}", lengths[call], speller, odd)
+    checks.odd("lines of transcripts without times or after their audio", odd, len(turns) + len(odd), "left out")
     return turns
 
 
@@ -133,8 +146,8 @@ def _check_pairs(parts: Parts, checks: Checks) -> None:
     """Nearly every transcript needs its audio, and nearly every conversation its transcripts."""
     transcribed = {call for call, _ in parts.transcripts}
     missing = [f"{call}.sph" for call in sorted(transcribed - set(parts.audio))]
-    some_lack = 0 < len(missing) <= _FEW * len(transcribed)
-    checks.count("LDC97S62: .sph files", len(parts.audio), FILES, _FEW if some_lack else 0.0)
+    some_lack = 0 < len(missing) <= FEW * len(transcribed)  # copies of LDC97S62 differ by some files
+    checks.count("LDC97S62: .sph files", len(parts.audio), FILES, FEW if some_lack else 0.0)
     if some_lack:
         checks.warn(f"transcripts whose audio is not there, left out: {', '.join(missing)}")
     else:
@@ -178,18 +191,14 @@ def load(folders: Sequence[Path], *, partial: bool, smoke: bool) -> Corpus:
     check_fisher(parts.fisher, checks)
     if smoke:
         parts, segments = _shrink(parts, segments)
-    checks.extend(find_wrong_lines(parts.fisher))
+    check_lines(parts.fisher, checks)
     lengths = _measure(parts.audio, checks)
     test_lengths: dict[str, float] = {}
     for name, test in parts.tests.items():
         test_lengths |= _measure(test.audio, checks)
-        check_times(segments[name], test_lengths, checks)
-    by_case, dictionary = read_ms98_dictionary(source)
-    speller = Speller(by_case)
-    turns = []
-    for (call, side), path in progress(parts.transcripts.items(), what="transcripts"):
-        if call in lengths:
-            turns += read_turns(path, f"{call}-{side}", lengths[call], speller, checks)
+        segments[name] = check_times(test, segments[name], test_lengths, checks)
+    by_case, dictionary = read_ms98_dictionary(source, checks)
+    turns = _read_transcripts(parts, lengths, Speller(by_case), checks)
     _check_dictionary(source, dictionary, turns, checks)
     speakers = read_speakers(parts.callers, checks) if parts.callers else {}
     without = sorted({turn.side for turn in turns if turn.side not in speakers})

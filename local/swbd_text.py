@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from local.check import Checks
 from mpq.io import BadInput, read_lines
 from mpq.lang.lexicon import Pronunciations, read_cmudict
 
@@ -151,8 +152,12 @@ def _letters_of(token: str, stop: str = "") -> str:
     return " ".join(letter + stop for letter in re.findall(r"[a-z]", letters)) + ending
 
 
-def read_ms98_dictionary(path: Path) -> tuple[Pronunciations, Pronunciations]:
-    """Reads ``sw-ms98-dict.text``: ``token phone phone ...``, ``#`` before comments.
+def read_ms98_dictionary(path: Path, checks: Checks) -> tuple[Pronunciations, Pronunciations]:
+    """Reads ``sw-ms98-dict.text``: ``token phone phone ...``, ``#`` before comments; lines without phones are left out.
+
+    Args:
+        path: the file.
+        checks: told of what was left out.
 
     Returns:
         Pronunciations by plain word in its case, and by word as `Speller` spells it. Its 42 phones become the 39 of
@@ -160,19 +165,24 @@ def read_ms98_dictionary(path: Path) -> tuple[Pronunciations, Pronunciations]:
         letters are words with pronunciations of their own.
 
     Raises:
-        BadInput: a line without phones, or no pronunciations.
+        BadInput: no pronunciations.
     """
     by_case: Pronunciations = {}
+    without: list[str] = []
+    total = 0
     for number, line in read_lines(path):
         fields = line.split()
         if not fields or line.startswith("#"):
             continue
+        total += 1
         if len(fields) < 2:
-            raise BadInput(f"{path}:{number}: {fields[0]!r} has no phones; expected 'word phone phone ...'")
+            without.append(f"{path}:{number}: {fields[0]!r}; expected 'word phone phone ...'")
+            continue
         word = plain_word(fields[0])[0]
         phones = tuple(" ".join(_PHONES.get(phone.lower(), phone.upper()) for phone in fields[1:]).split())
         if word.strip("-") and "SIL" not in phones:
             by_case.setdefault(word, []).append(phones)
+    checks.odd("lines of the dictionary without phones", without, total, "left out")
     if not by_case:
         raise BadInput(f"{path}: no pronunciations; expected lines 'word phone phone ...'")
     speller = Speller(by_case)

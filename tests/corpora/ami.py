@@ -1,7 +1,8 @@
 """A small AMI with the layout of the real one: headsets, an array, and annotations in NXT's XML.
 
 Speakers take turns, begin before the other has ended, agree in the middle of it (mm-hmm), hesitate, laugh and break
-off words. Every headset hears its own speaker loudly and the others faintly; the array hears all of them, with noise.
+off words; one of dev begins before her own last words have ended. Every headset hears its own speaker loudly and the
+others faintly; the array hears all of them, with noise.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ MEETINGS = {
     "ES2004a": ("MEE013", "FEE014", "MEE015", "FEE016"),
 }
 TURNS = {"ES2002a": 12, "EN2001a": 12, "ES2011a": 8, "ES2004a": 8}
+OVERLAPS = "ES2011a"  # its first speaker overlaps with herself by 0.2 s, as one of the real dev set does
 _CROSSTALK, _FAR, _ARRAY = 0.05, 0.4, 8
 _HEADER = '<?xml version="1.0" encoding="ISO-8859-1" standalone="yes"?>\n'
 _NITE = 'xmlns:nite="http://nite.sourceforge.net/"'
@@ -89,6 +91,8 @@ def hold_meeting(meeting: Meeting, sentences: Sequence[str], client: EspeakClien
         start, end = _say(meeting, agent, _disturb(sentence, turn), clock, client)
         if turn % 3 == 1:  # another agrees meanwhile
             _say(meeting, agents[(turn + 1) % len(agents)], ["Mm-hmm", "."], (start + end) / 2, client)
+        if turn == 0 and meeting.name == OVERLAPS:
+            _, end = _say(meeting, agent, ["I", "am", "sure", "."], end - 0.2, client)
         clock = end + (-0.4 if turn % 2 else 0.3)  # every second turn begins before the last has ended
     for agent in agents:
         meeting.tracks[agent] = meeting.tracks[agent][: int((clock + 1.5) * RATE)]

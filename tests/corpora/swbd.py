@@ -1,12 +1,15 @@
 """A small Switchboard: two people who talk at the same time on two channels, with all the marks of its transcripts.
 
-Also Hub5'00, RT03 and Fisher's transcripts, each in LDC's own layout. Speech is by espeak.
+Also Hub5'00, RT03 and Fisher's transcripts, each in LDC's own layout. Speech is by espeak. One line of each kind is
+odd, as some are in the real corpora: silence and words after the end of the audio, a word of the dictionary without
+phones, a test's segment that goes on after its audio and one that overlaps with the next, a line of Fisher without a
+speaker and one in Latin-1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +83,8 @@ def make_swbd(folder: Path, seed: int = 0) -> list[Path]:
                 samples, made[recording] = _converse(
                     client, rng, sentences[80 + 16 * number :], _TEST_SECONDS, (number + 7, number + 11)
                 )
+                if recording == "sw_4390":
+                    made[recording] = _misplace(made[recording], len(samples) / RATE)
                 if name == "eval2000":
                     _write(roots[2] / "hub5e_00" / "english" / f"{recording}.sph", sphere(samples, RATE, "ulaw"))
                 else:
@@ -128,6 +133,15 @@ def _converse(
     return np.stack([to_int16(track) for track in mixed], axis=1), sorted(turns, key=lambda turn: turn.start)
 
 
+def _misplace(turns: Sequence[Said], seconds: float) -> list[Said]:
+    """The first turn but one of a side goes on into the next; the last one of all, to 0.7 s after the audio's end."""
+    turns = list(turns)
+    mine = [index for index, turn in enumerate(turns) if turn.side == "A"]
+    turns[mine[1]] = replace(turns[mine[1]], end=round(turns[mine[2]].start + 0.1, 2))
+    turns[-1] = replace(turns[-1], end=round(seconds + 0.7, 2))
+    return turns
+
+
 def _sound(client: EspeakClient, rng: np.random.Generator, tokens: Sequence[str], voice: int) -> NDArray[np.float32]:
     """What a microphone would hear of these tokens; laughter and noises are bursts."""
     words = [_SAYS.get(token, _spoken(token)) for token in tokens if token not in _NOISE]
@@ -159,7 +173,10 @@ def _write_ms98(root: Path, call: str, turns: Sequence[Said], seconds: float) ->
         for start, end, tokens in spoken:
             rows += [(clock, start, ("[silence]",)), (start, end, tokens)]
             clock = end
-        for number, (start, end, tokens) in enumerate([*rows, (clock, seconds, ("[silence]",))], start=1):
+        rows.append((clock, seconds + 2.0 * (call == "2005"), ("[silence]",)))
+        if (call, side) == ("2010", "A"):
+            rows.append((seconds - 0.1, seconds + 1.2, ("oh", "really")))
+        for number, (start, end, tokens) in enumerate(rows, start=1):
             name, step = f"sw{call}{side}-ms98-a-{number:04d}", (end - start) / len(tokens)
             asides = ("<b_aside>", *tokens, "<e_aside>") if number == 4 else tokens
             lines.append(f"{name} {start:.6f} {end:.6f} {' '.join(asides)}\n")
@@ -177,7 +194,9 @@ def _write_dictionary(root: Path, sentences: Sequence[list[str]]) -> None:
     )
     rows = {word: " ".join(known[word][0]).lower() for word in names} | {w: p.lower() for w, p in _PHONES.items()}
     lines = [f"{word} {phones}\n" for word, phones in sorted(rows.items())]
-    _write(root / "sw-ms98-dict.text", ("# dictionary\n[silence] sil\n[noise] sil\n\n" + "".join(lines)).encode())
+    _write(
+        root / "sw-ms98-dict.text", ("# dictionary\n[silence] sil\n[noise] sil\n\nzyzzyva\n" + "".join(lines)).encode()
+    )
 
 
 def _reference(tokens: Sequence[str]) -> str:
@@ -243,10 +262,14 @@ def _write_fisher(root: Path, sentences: Sequence[list[str]]) -> None:
             for index, words in enumerate(sentences[60 * place : 60 * place + 60]):
                 marks = ["[laughter]", "(( um ))", "i._b._m.", "he- he", "mhm"][index % 5]
                 lines.append(f"{2.5 * index:.2f} {2.5 * index + 2:.2f} {'AB'[index % 2]}: {' '.join(words)} {marks}\n")
+            if number == 2:
+                lines.insert(5, "12.10 12.40 hello\n")
+            if number == 5851:
+                lines.insert(5, "12.10 12.40 B: caf\xe9\n")
             head = f"# {name}.sph\n# Transcribed at the LDC\n\n"
             _write(
                 root / catalog / "data" / "trans" / f"{number // 100:03d}" / f"{name}.txt",
-                (head + "".join(lines)).encode(),
+                (head + "".join(lines)).encode("latin-1"),
             )
             rows += f"{number:05d},20021212_15:26:33,ENG01,1.0,1.0\n"
         _write(root / catalog / "doc" / f"fe_03_p{1 if numbers[0] == 1 else 2}_calldata.tbl", rows.encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import replace
 from itertools import pairwise
@@ -42,7 +43,8 @@ def data(ami_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What is prepared of the headsets (read it only)."""
     out = tmp_path_factory.mktemp("data")
     said = ami.prepare(out, corpus_dirs=[ami_dir], partial=True)
-    assert said.startswith("train 38 utterances, ") and "9 speakers; dev 13 utterances" in said
+    assert said.startswith("train 38 utterances, ") and "9 speakers; dev 14 utterances" in said
+    assert said.endswith("; 1 moved to the end of the speaker's last")
     return out
 
 
@@ -56,7 +58,8 @@ def test_every_headset_has_its_own_speaker(data: Path) -> None:
             number = int(headset[1:])
             assert cut.supervisions[0].speaker == speaker == MEETINGS[meeting][number]
             assert cut.recording.sources[0].source.endswith(f"/{meeting}.Headset-{number}.wav")
-            assert [round(100 * cut.start), round(100 * cut.end)] == [int(time) for time in times]
+            moved = round(100 * cut.start) - int(times[0])
+            assert round(100 * cut.end) == int(times[1]) and moved == (20 if speaker == "FEE041" and moved else 0)
             seen.add((meeting, number))
         assert seen == {(meeting, number) for meeting in meetings for number in range(len(MEETINGS[meeting]))}
 
@@ -257,6 +260,41 @@ def test_segments_after_the_end_of_the_audio(tmp_path: Path) -> None:
         "left out, too short": 1,
     }
     assert checks.warnings == ["the audio ends before the transcript, by up to 7 s: a"]
+
+
+def test_utterances_of_one_speaker_never_overlap(ami_dir: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """asclite refuses it, and so does our own scorer where it is no headset."""
+    ami.check(corpus_dirs=[ami_dir], mic="sdm", partial=True)
+    said = capsys.readouterr().err
+    assert re.search(
+        r"1 of 14 utterances of dev [\w' ]+, the start is moved to its end: AMI_ES2011a_SDM_FEE041_\d+_", said
+    )
+    segments = read_stm(data / "dev" / "stm")
+    for first, second in pairwise(sorted(segments, key=lambda item: (item.recording, item.speaker, item.start))):
+        assert first.recording != second.recording or first.end <= second.start
+    moved = [
+        cut for cut in load_manifest(data / "dev" / "cuts.jsonl.gz") if int(cut.id[-15:-8]) != round(100 * cut.start)
+    ]
+    assert [cut.supervisions[0].text for cut in moved] == ["i am sure"], "its id has the times of the annotation"
+
+
+def test_what_is_too_short_after_that_is_left_out(tmp_path: Path) -> None:
+    def said(utt: str, start: float, end: float, speaker: str = "s") -> Spoken:
+        return Spoken(utt, speaker, tmp_path / "a.wav", "so it is", "a", start, end)
+
+    items = [said("u1", 1, 5), said("u2", 4.5, 6), said("u3", 2, 5.02), said("u4", 2, 3, "other"), said("u5", 5.99, 7)]
+    notes, checks = ami.Corpus({}, {}).notes, ami.Checks()
+    kept = ami._separate("dev", [*items, *(said(f"v{n}", 10 + n, 10.9 + n) for n in range(500))], notes, checks)
+    assert [(item.utt, item.start, item.end) for item in kept[:4]] == [
+        ("u1", 1, 5), ("u2", 5, 6), ("u4", 2, 3), ("u5", 6, 7)
+    ]  # fmt: skip
+    assert notes == {"left out, within another of the speaker": 1, "moved to the end of the speaker's last": 2}
+    assert checks.problems == [] and checks.warnings == [
+        "2 of 505 utterances of dev that begin before their speaker's last one has ended, "
+        "the start is moved to its end: first u3, by 3.00 s"
+    ]
+    ami._separate("dev", items, notes, checks)
+    assert checks.problems[0].startswith("2 of 5 utterances of dev that begin before")
 
 
 def test_long_sentences_are_cut_at_commas() -> None:

@@ -14,10 +14,11 @@ from lhotse import load_manifest
 from local import swbd
 from local.check import Checks
 from local.fisher import find_fisher, read_fisher
+from local.hub5 import spoken
 from local.swbd_parts import find_parts, read_speakers, walk
 from mpq.data.sphere import inspect_sphere, read_sphere_channels
 from mpq.io import BadInput, read_text
-from mpq.score.stm import read_stm
+from mpq.score.stm import StmSegment, read_stm
 from tests.corpora.sphere import sphere
 from tests.corpora.swbd import CALLERS, CALLS
 
@@ -99,12 +100,16 @@ def test_language_model_text_is_held_out(data: Path) -> None:
 def test_segments_of_the_tests_are_those_that_are_scored(swbd_dirs: list[Path], data: Path) -> None:
     for name, channels in (("eval2000", "AB"), ("rt03", "AB")):
         scored = [item for item in read_stm(data / name / "stm") if item.is_scored]
-        cuts = load_manifest(data / name / "cuts.jsonl.gz")
-        assert {(item.recording, item.channel, item.start, item.end) for item in scored} == {
-            (cut.recording_id, "AB"[cut.channel], round(cut.start, 3), round(cut.end, 3)) for cut in cuts
-        }
+        cuts = {cut.id: cut for cut in load_manifest(data / name / "cuts.jsonl.gz")}
+        for item in scored:
+            times = f"{round(100 * item.start):06d}-{round(100 * item.end):06d}"
+            cut = cuts[f"{item.recording}-{item.channel}_{times}"]
+            assert (cut.recording_id, "AB"[cut.channel]) == (item.recording, item.channel)
+            assert item.start - 0.101 < cut.start < item.start + 0.001
+            assert min(item.end, cut.recording.duration) - 0.001 < cut.end < item.end + 0.101
+        assert len(cuts) == len(scored)
         assert {item.channel for item in scored} == set(channels) and (data / name / "glm").stat().st_size > 100
-        assert len({cut.supervisions[0].speaker for cut in cuts}) == 4
+        assert len({cut.supervisions[0].speaker for cut in cuts.values()}) == 4
     stm = (data / "eval2000" / "stm").read_text()
     assert "ASIDE" not in stm and ';; LABEL "sw"' in stm and "IGNORE_TIME_SEGMENT_IN_SCORING" in stm
     assert "inter_segment_gap" not in (data / "rt03" / "stm").read_text()
@@ -164,6 +169,77 @@ def test_everything_wrong_is_told_at_once(folders: list[Path]) -> None:
         f"{fisher}:1: expected 'start end A: words'",
     ):
         assert expected in message
+
+
+def test_single_odd_lines_of_the_real_corpora_are_told_and_stop_nothing(
+    swbd_dirs: list[Path], data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    swbd.check(corpus_dirs=swbd_dirs, partial=True)
+    said = capsys.readouterr().err
+    files = {path.name: path for folder in swbd_dirs for path in folder.rglob("*.*t*")}
+    stm = files["hub5e00.english.000405.stm"]
+    for expected in (
+        rf"1 of \d+ lines of transcripts [\w ]+, left out: {files['sw2010A-ms98-a-trans.text']}:\d+: from \S+ to ",
+        rf"1 of \d+ lines of the dictionary without phones, left out: {files['sw-ms98-dict.text']}:5: 'zyzzyva'; ",
+        rf"1 of 250 lines of Fisher [\w ]+, left out: {files['fe_03_00002.txt']}:9: expected 'start end A: words', ",
+        rf"1 of 250 lines of Fisher that are not UTF-8, read as Latin-1: {files['fe_03_05851.txt']}:9: '12.10 12.40 B",
+        rf"1 of 16 segments of eval2000 [\w ]+, decoded as far as there is audio: {stm}:13: sw_4390 A from ",
+        rf"{stm}:10: begins at \S+, before line 7 of the same channel ends at \S+; 1 of 18 segments overlap, ",
+    ):
+        assert re.search(expected, said), expected
+    assert "sw2005" not in said, "silence may go on for as long as it likes"
+    cuts = load_manifest(data / "eval2000" / "cuts.jsonl.gz")
+    assert [cut.end for cut in cuts if cut.id.startswith("sw_4390-A_001717-")] == [pytest.approx(19.24)]
+
+
+def test_many_odd_lines_are_a_broken_corpus(folders: list[Path]) -> None:
+    """Partial or not, every other line of each kind."""
+    for path in folders[1].rglob("*-trans.text"):
+        lines = path.read_text().splitlines()
+        lines[1::2] = [re.sub(r" \S+ ", " x ", line, count=1) for line in lines[1::2]]
+        path.write_text("\n".join(lines))
+    dictionary = next(folders[1].rglob("sw-ms98-dict.text"))
+    dictionary.write_text(re.sub(r"(?m)^(o\w*) .*", r"\1", dictionary.read_text()))
+    for path in folders[5].rglob("fe_03_*.txt"):
+        path.write_bytes(path.read_bytes().replace(b" A: ", b" A ").replace(b" he- ", b" caf\xe9 "))
+    message = complaint(folders)
+    for expected in (
+        "transcripts without times",
+        "the dictionary",
+        "Fisher without times",
+        "Fisher that are not UTF-8",
+    ):
+        assert re.search(rf"\d+ of \d+ lines of {expected}[\w ]*, of which 0.5 % are let pass: ", message), expected
+
+
+@pytest.mark.parametrize("name", ["eval2000", "rt03"])
+def test_references_are_scored_before_anything_is_computed(folders: list[Path], name: str) -> None:
+    """What only scoring reads: brackets without a partner, speech of two at once."""
+    pattern = "hub5e00.english.000405.stm" if name == "eval2000" else "fsh_60262.stm"
+    stm = next(path for folder in folders for path in folder.rglob(pattern))
+    lines = stm.read_text().splitlines()
+    scored = [n for n, line in enumerate(lines) if "> " in line and "IGNORE" not in line and "gap" not in line]
+    lines[scored[1]] += " (UH"
+    stm.write_text("\n".join(lines))
+    said = complaint(folders)
+    assert f"{stm}: line {scored[1] + 1} of the reference: " in said and "parentheses without a partner" in said
+    lines[scored[1]] = lines[scored[1]].removesuffix(" (UH")
+    fields = lines[scored[-1]].split()
+    fields[3] = "1.5"
+    stm.write_text("\n".join([*lines, " ".join(fields)]))
+    assert re.search(rf"{stm}:\d+: begins at .* of the same channel ends at .*; correct the times", complaint(folders))
+
+
+def test_what_is_decoded_goes_on_a_little_on_both_sides() -> None:
+    """As Kaldi's extend_segments.pl 0.1: to the middle between two segments at most, never beyond the audio."""
+    times = [(0.05, 1.0), (1.08, 2.0), (2.0, 3.0), (2.9, 4.0), (5.0, 6.0), (7.0, 9.7)]
+    segments = [StmSegment("sw_1", "A", "s", start, end, "SO") for start, end in times]
+    segments.append(StmSegment("sw_1", "B", "t", 1.02, 1.06, "YES"))  # the other side hinders nobody
+    items = spoken(segments, {"sw_1": Path("sw_1.flac")}, {"sw_1": 9.45})
+    assert [(item.start, item.end) for item in items] == [
+        (0.0, 1.04), (1.04, 2.0), (2.0, 3.0), (2.9, 4.1), (4.9, 6.1), (6.9, 9.45), (0.92, 1.16)
+    ]  # fmt: skip
+    assert [items[0].utt, items[-1].utt] == ["sw_1-A_000005-000100", "sw_1-B_000102-000106"]
 
 
 def test_audio_and_transcripts_must_fit(folders: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,8 +315,9 @@ def test_segments_that_end_a_little_after_their_audio_are_cut(folders: list[Path
     next(folders[0].rglob("sw02010.sph")).write_bytes(b"NIST_1A")
     message = complaint(folders)
     for expected in (
-        f"segment of the STM file {recording} {fields[0]} from {float(fields[2]):g} to {float(fields[3]):g} s, but its "
-        f"audio lasts {length:.2f} s",
+        "segments of eval2000 that end after their audio, of which 0.5 % are let pass: "
+        f"{stm}:{last + 1}: {recording} {fields[0]} from {float(fields[2]):g} to {float(fields[3]):g} s, "
+        f"but its audio lasts {length:.2f} s",
         f"from {float(beyond[3]):g} to {float(beyond[4]):g} s, but its audio lasts",
         "sw02010.sph: ",
     ):
@@ -310,4 +387,9 @@ def test_fisher_is_found_and_read_on_its_own(swbd_dirs: list[Path]) -> None:
     paths = find_fisher([swbd_dirs[5], swbd_dirs[5] / "LDC2004T19"])
     assert [path.stem for path in paths] == ["fe_03_00001", "fe_03_00002", "fe_03_05851", "fe_03_05852"]
     sentences = list(read_fisher(paths))
-    assert len(sentences) == 240 and sentences[2][-3:] == ["i", "b", "m"] and "um-hum" in sentences[4]
+    assert (
+        len(sentences) == 241
+        and ["caf\u00e9"] in sentences
+        and sentences[2][-3:] == ["i", "b", "m"]
+        and "um-hum" in sentences[4]
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from local.check import Checks
 from local.swbd_text import Speller, fisher_words, plain_word, read_ms98_dictionary, reference_words
 from mpq.io import BadInput
 
@@ -98,17 +99,22 @@ def test_the_dictionary_has_the_phones_of_cmudict_and_letters(tmp_path: Path) ->
     path = tmp_path / "sw-ms98-dict.text"
     path.write_text(
         "# a comment\n[noise] sil\nabout ax b aw t\nthem dh eh m\nthem_1 eh m\nbutton b ah t en\n"
-        "TV t iy v iy\nAIDS ey d z\n[laughter-right] r ay t\nab[out]- ax b\nlittle l ih t el\n"
+        "TV t iy v iy\nAIDS ey d z\n[laughter-right] r ay t\nab[out]- ax b\nlittle l ih t el\nzyzzyva\n"
     )
-    by_case, spelled = read_ms98_dictionary(path)
+    checks = Checks()
+    by_case, spelled = read_ms98_dictionary(path, checks)
+    assert checks.warnings == [
+        f"1 of 11 lines of the dictionary without phones, left out: {path}:12: 'zyzzyva'; "
+        "expected 'word phone phone ...'"
+    ]
     assert by_case["TV"] == [("T", "IY", "V", "IY")] and "tv" not in spelled and spelled["t"] == [("T", "IY")]
     assert spelled["them"] == [("DH", "EH", "M"), ("EH", "M")] and spelled["about"] == [("AH", "B", "AW", "T")]
     assert spelled["button"] == [("B", "AH", "T", "AH", "N")] and spelled["little"] == [("L", "IH", "T", "AH", "L")]
     assert spelled["aids"] and spelled["right"] and spelled["ab-"] == [("AH", "B")]
     assert not any("[" in word or word != word.lower() for word in spelled)
-    path.write_text("about\n")
-    with pytest.raises(BadInput, match=r"sw-ms98-dict.text:1: 'about' has no phones"):
-        read_ms98_dictionary(path)
+    path.write_text("about ax b aw t\nabove\nbelow\n")
+    read_ms98_dictionary(path, checks)
+    assert f"{path}:2: 'above'" in checks.problems[0] and f"{path}:3: 'below'" in checks.problems[0]
     path.write_text("# nothing\n")
     with pytest.raises(BadInput, match="no pronunciations"):
-        read_ms98_dictionary(path)
+        read_ms98_dictionary(path, checks)
