@@ -49,6 +49,7 @@ graphs=6 # GB: manifests and LF-MMI's graphs, which each process of training hol
 [ "$am" = conformer ] || graphs=13
 [ "$am" != conformer ] || lhuc_conf="" # its phone model is not theirs
 disk=$((10 + train / 10)) memory=$((18 + graphs * (gpus > 1 ? gpus : 1))) # features and text; the graph of 200,000 words
+[ "$table" != lm ] || disk=$((disk + ${#chosen_rows[@]} / 2)) # a checkpoint of each row
 if [ "$am" = tdnnf ]; then am_conf=conf/am_tdnnf.yaml acoustic_units=${acoustic_units:-phones}; fi
 waveforms=()
 if [ "$am" = ssl ]; then

@@ -13,11 +13,12 @@ from mpq.cli.main import load
 from tests.recipes.recipe_runs import ROOT
 from tests.recipes.test_table_lm import commands
 
-# recipe: sets, where the lists to rescore lie, the set on which lossless rows are tested, units of the language models
+# recipe: sets, where the lists to rescore lie, the set on which lossless rows are tested, units of the language models,
+# GB of disk for ten rows
 CORPORA = {
-    "swbd": ("dev,eval2000,rt03", "decode", "eval2000", "words.txt"),
-    "ami": ("dev,eval", "decode", "eval", "tokenizer.model"),
-    "librispeech": ("dev-clean,dev-other,test-clean,test-other", "decode-4-gram", "test-clean", "tokenizer.model"),
+    "swbd": ("dev,eval2000,rt03", "decode", "eval2000", "words.txt", 70),
+    "ami": ("dev,eval", "decode", "eval", "tokenizer.model", 22),
+    "librispeech": ("dev-clean,dev-other,test-clean,test-other", "decode-4-gram", "test-clean", "tokenizer.model", 111),
 }
 TRAINED = ["lstm-ste-2", "lstm-admm-2", "lstm-ste-scratch-1", "lstm-admm-scratch-1", "lstm-nas-admm-2",
            "transformer-nas-2", "transformer-kl-node-18x", "transformer-hessian-admm-2", "lstm-rule-3"]  # fmt: skip
@@ -56,9 +57,10 @@ def dry_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def test_what_is_run(dry_run: DryRun) -> None:
     recipe, exp, lines, quantized = dry_run
-    sets, lists, test, units = CORPORA[recipe]
+    sets, lists, test, units, disk = CORPORA[recipe]
     dev, rows = sets.partition(",")[0], ["lstm-lossless", *TRAINED]
     assert sorted(quantized) == sorted(TRAINED) and all(f" --model {exp}/lm/" in q for q in quantized.values())
+    assert f"mpq check --exp-dir {exp} --disk-gb {disk} " in next(line for line in lines if line.startswith("mpq check"))
     floats = [line for line in lines if line.startswith("mpq train-lm ")]
     for lm, line in zip(("lstm", "transformer"), floats, strict=True):
         assert f" --config conf/{lm}.yaml " in line and f" --out {exp}/lm/{lm} " in line, "the usual table's"
