@@ -1,7 +1,8 @@
 """NIST's tests of telephone speech: Hub5'00 (LDC2002S09 with LDC2002T43) and RT03 (LDC2007S10).
 
-Segments are those of the STM file, since those are scored; lhotse's recipe for Hub5'00 reads other transcripts with
-other segments. The STM file is copied, mended as NIST's scorer needs it, and channels are A and B in both sets.
+Segments are those of the STM file, since those are scored, and a little more on both sides is decoded; lhotse's recipe
+for Hub5'00 reads other transcripts with other segments. The STM file is copied, mended as NIST's scorer needs it, and
+channels are A and B in both sets.
 """
 
 from __future__ import annotations

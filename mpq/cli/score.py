@@ -53,7 +53,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--tool", type=Literal["auto", "sctk", "own"], default="auto",
         help="NIST's programs or our own scorer; auto: for --stm sctk where it is installed, else own",
     )  # fmt: skip
-    parser.add_argument("--reports", type=str, metavar="DIR", help="keep sctk's own reports there")
+    parser.add_argument(
+        "--reports",
+        type=str,
+        metavar="DIR",
+        help="keep sctk's own reports there; with --overlap a folder for each recording",
+    )
     parser.add_argument("--interval", action="store_true", help="print the 95 percent interval (bootstrap)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
     parser.add_argument("--utt2spk", type=str, metavar="FILE", help="of --ref: print a line for each speaker, too")

@@ -19,6 +19,7 @@ from local.nxt import Token, split_sentences
 from mpq.data.manifests import Spoken
 from mpq.io import BadInput, read_lines, read_text
 from mpq.lang.lexicon import build_lexicon, read_cmudict, read_dictionary
+from mpq.score import TimedSet, TimedWord, run_hubscr
 from mpq.score.glm import read_glm
 from mpq.score.stm import read_stm
 from tests.corpora.ami import MEETINGS, zip_annotations
@@ -276,6 +277,19 @@ def test_utterances_of_one_speaker_never_overlap(ami_dir: Path, data: Path, caps
         cut for cut in load_manifest(data / "dev" / "cuts.jsonl.gz") if int(cut.id[-15:-8]) != round(100 * cut.start)
     ]
     assert [cut.supervisions[0].text for cut in moved] == ["i am sure"], "its id has the times of the annotation"
+
+
+def test_asclite_scores_distant_microphones(sctk_bin: Path, ami_dir: Path, tmp_path: Path) -> None:
+    """Everybody speaks on one channel; the reference as recognized words has hardly an error."""
+    ami.prepare(tmp_path, corpus_dirs=[ami_dir], mic="sdm", partial=True)
+    words = []
+    for item in (segments := read_stm(tmp_path / "dev" / "stm")):
+        step = (item.end - item.start) / len(item.text.split())
+        said = enumerate(item.text.split())
+        words += [TimedWord(item.recording, "A", item.start + n * step, 0.9 * step, word) for n, word in said]
+    result = run_hubscr(sctk_bin, TimedSet(segments, words), overlap=4)["sum"]
+    hyphens = sum(word.word.count("-") for word in words)  # mm-hmm is scored as two words
+    assert result.words == len(words) + hyphens and result.errors <= 2
 
 
 def test_what_is_too_short_after_that_is_left_out(tmp_path: Path) -> None:
