@@ -259,6 +259,9 @@ def _finish_epoch(
             f"{task.name}: the training loss became {train_loss} in epoch {epoch + 1}; "
             f"expected a finite number: lower lr (now {config.lr})"
         )
+    if world()[1] > 1:  # of batch norms, whose last batch was another one in each process
+        for buffer in task.model.buffers():
+            dist.broadcast(buffer, 0)
     for plugin in plugins:
         plugin.after_epoch(task.model, epoch)
     last = _average(task.model, config, state, epoch)

@@ -29,9 +29,12 @@ class Regression:
         torch.manual_seed(0)
         self.model: nn.Module = nn.ModuleDict({"often": nn.Linear(4, 8), "rarely": nn.Linear(8, 1)})
         self.model.forward = self.forward  # type: ignore[method-assign]
+        self.model.register_buffer("seen", torch.zeros(4))  # as the statistics of batch norms
         self.x = torch.randn(64, 4, generator=torch.Generator().manual_seed(7))
 
     def forward(self, x: Tensor, rarely: bool) -> Tensor:
+        if self.model.training:
+            self.model.seen.copy_(x.mean(0))  # type: ignore[operator, union-attr]
         hidden = torch.tanh(self.model["often"](x))  # type: ignore[index]
         return self.model["rarely"](hidden) if rarely else hidden.mean(1, keepdim=True)  # type: ignore[index, no-any-return]
 
@@ -57,7 +60,7 @@ def train(folder: Path) -> dict[str, Any]:
     task = Regression()
     result = fit(task, CONFIG, folder)
     weights = torch.cat([p.detach().flatten() for p in task.model.parameters()])
-    return {"history": result.history, "weights": weights.tolist()}
+    return {"history": result.history, "weights": weights.tolist(), "seen": task.model.state_dict()["seen"].tolist()}
 
 
 @pytest.mark.slow
@@ -73,6 +76,8 @@ def test_two_processes_train_as_one_with_the_doubled_batch(tmp_path: Path) -> No
         assert two["weights"] == pytest.approx(one["weights"], rel=1e-5)
         for theirs, ours in zip(two["history"], one["history"], strict=True):
             assert theirs == pytest.approx(ours, rel=1e-5)
+    kept = [json.loads((tmp_path / f"{rank}.json").read_text())["seen"] for rank in range(2)]
+    assert kept[0] == kept[1], "the model that all keep is one"
     lines = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
 
