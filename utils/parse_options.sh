@@ -115,7 +115,8 @@ option_cross_checks() {
   local name last=$((${#stage_names[@]} - 1))
   for name in "${!option_needed[@]}"; do
     local variable=${name//-/_}
-    [ -n "${!variable}" ] || option_die "--$name is needed: ${option_needed[$name]}"
+    # --rows list needs none
+    [ "${rows:-}" = list ] || [ -n "${!variable}" ] || option_die "--$name is needed: ${option_needed[$name]}"
   done
   if [ "$stage" -gt "$last" ]; then option_die "--stage $stage: the last stage is $last (see --help)"; fi
   if [ "$stop_stage" -gt "$last" ]; then option_die "--stop-stage $stop_stage: the last stage is $last (see --help)"; fi
