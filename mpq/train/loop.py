@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,22 +120,27 @@ def _fit(task: Task, config: FitConfig, exp_dir: Path, plugins: Sequence[Plugin]
     total, left = (round(n * task.steps_per_epoch()) for n in (config.epochs, config.epochs - state.epoch))
     steps = _steps(task, config, state)
     steps = progress(steps, total=left, what=task.name) if fabric.is_global_zero else steps
-    losses: list[Tensor | None] = []
+    losses: list[Tensor] = []
+    taken: list[bool] = []
     for epoch, batch, last in steps:
-        losses.append(_step(task, fabric, model, wrapped, batch, state.step, total, config, plugins))
+        loss, finite = _step(task, fabric, model, wrapped, batch, state.step, total, config, plugins)
+        losses.append(loss)
+        taken.append(finite)
         state.step += 1
-        if losses[-_MOST_LEFT_OUT:] == [None] * _MOST_LEFT_OUT:
+        if taken[-_MOST_LEFT_OUT:] == [False] * _MOST_LEFT_OUT:
             raise BadInput(
                 f"{task.name}: the gradients of {_MOST_LEFT_OUT} batches in a row up to step {state.step} are not "
                 f"finite numbers: lower lr (now {config.lr}), or give --fit.precision 32-true (now {config.precision})"
             )
         if not last:
             continue
-        train_loss = fabric.all_reduce(_mean(losses).to(fabric.device), reduce_op="mean")
+        mean = torch.stack([*compress(losses, taken)] or losses).mean()
+        train_loss = fabric.all_reduce(mean, reduce_op="mean")
         assert isinstance(train_loss, Tensor)
         _finish_epoch(task, config, state, epoch, train_loss.item(), plugins)
-        _tell_left_out(task, state, losses, fabric)
+        _tell_left_out(task, state, taken, fabric)
         losses.clear()
+        taken.clear()
         if fabric.is_global_zero:
             _log(writer, state.history[-1], state.step)
             _save(exp_dir, run_key, state, task.model, optimizer, plugins)
@@ -207,8 +213,8 @@ def _step(
     total: int,
     config: FitConfig,
     plugins: Sequence[Plugin],
-) -> Tensor | None:
-    """One optimizer step; returns the loss, detached. None: the gradient was not finite, and nothing was changed."""
+) -> tuple[Tensor, bool]:
+    """One optimizer step; returns the loss, detached, and whether the gradient was finite: else nothing was changed."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step, total)
 
@@ -221,6 +227,7 @@ def _step(
     def again() -> None:
         backward()
 
+    buffers = [(buffer, buffer.clone()) for buffer in task.model.buffers()]  # batch norms' statistics
     loss = backward()
     for plugin in plugins:
         plugin.before_step(task.model, again)
@@ -229,25 +236,22 @@ def _step(
     finite = bool(norm.isfinite())  # of all processes, whose gradients are the same by now
     if finite or config.precision == "16-mixed":  # whose scaler leaves it out by itself, and learns from it
         optimizer.step()
+    if not finite:
+        for buffer, before in buffers:
+            buffer.copy_(before)
     for plugin in plugins:
         plugin.after_step(task.model)
-    return loss if finite else None
+    return loss, finite
 
 
-def _mean(losses: Sequence[Tensor | None]) -> Tensor:
-    """Of those that there are; not a number without any."""
-    taken = [loss for loss in losses if loss is not None]
-    return torch.stack(taken).mean() if taken else torch.tensor(math.nan)
-
-
-def _tell_left_out(task: Task, state: _State, losses: Sequence[Tensor | None], fabric: Fabric) -> None:
+def _tell_left_out(task: Task, state: _State, taken: Sequence[bool], fabric: Fabric) -> None:
     """Says how many batches of the epoch were left out, in its metrics too, if any was."""
-    n_left_out = sum(loss is None for loss in losses)
+    n_left_out = taken.count(False)
     if n_left_out:
         state.history[-1]["left_out"] = float(n_left_out)
         if fabric.is_global_zero:
             where = f"{task.name}: epoch {state.epoch}"
-            print(f"{where}: {n_left_out} of {len(losses)} batches left out: gradients not finite", file=sys.stderr)
+            print(f"{where}: {n_left_out} of {len(taken)} batches left out: gradients not finite", file=sys.stderr)
 
 
 def _finish_epoch(
@@ -270,13 +274,18 @@ def _finish_epoch(
         for plugin in plugins:
             stack.enter_context(plugin.evaluation(task.model))
         metrics = task.validate()
+        loss = metrics.get("loss")
+        if loss is not None and not math.isfinite(loss):  # before a checkpoint that nothing can go on from
+            raise BadInput(
+                f"{task.name}: the held-out loss became {loss} in epoch {epoch + 1}; "
+                f"expected a finite number: lower lr (now {config.lr}), or look for odd held-out data"
+            )
         state.epoch = epoch + 1
         for plugin in plugins:
             metrics.update(plugin.metrics())
         state.history.append(
             {"epoch": float(epoch + 1), "step": float(state.step), "train_loss": train_loss, **metrics}
         )
-        loss = metrics.get("loss")
         if loss is None or last or loss < state.best_loss or not state.best_weights:
             state.best_loss, state.best_epoch = math.inf if loss is None else loss, epoch + 1
             state.best_weights = {k: v.detach().cpu().clone() for k, v in task.model.state_dict().items()}

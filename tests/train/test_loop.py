@@ -167,6 +167,43 @@ def test_what_is_left_out_changes_nothing(tmp_path: Path) -> None:
     assert torch.equal(seen[9], seen[8]) and not torch.equal(seen[10], seen[9])
 
 
+class Normed(Regression):
+    """A batch of the second epoch holds an infinity, which batch normalization would remember for ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+
+    def batches(self, epoch: int) -> Iterator[Any]:
+        for number, (x, y) in enumerate(super().batches(epoch)):
+            yield (x / 0.0 if (epoch, number) == (1, 3) else x), y
+
+
+def test_a_batch_that_is_left_out_leaves_no_statistics(tmp_path: Path) -> None:
+    task = Normed()
+    result = fit(task, FitConfig(epochs=4, lr=0.02), tmp_path)
+    assert [row.get("left_out") for row in result.history] == [None, 1.0, None, None]
+    assert result.best_epoch == 4 and all(buffer.isfinite().all() for buffer in task.model.buffers())
+
+
+def test_an_epoch_of_nothing_but_these_has_the_loss_of_all(tmp_path: Path) -> None:
+    result = fit(Steep(set(range(8, 16))), FitConfig(epochs=4, lr=0.02), tmp_path)
+    assert [row.get("left_out") for row in result.history] == [None, 8.0, None, None]
+
+
+def test_a_held_out_loss_that_is_no_number_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    class Odd(Regression):
+        epochs = 0
+
+        def validate(self) -> dict[str, float]:
+            self.epochs += 1
+            return {"loss": float("nan")} if self.epochs == 2 else super().validate()
+
+    with pytest.raises(BadInput, match="held-out loss became nan in epoch 2; expected a finite number: lower lr"):
+        fit(Odd(), FitConfig(epochs=3, lr=0.02), tmp_path)
+    assert len(fit(Regression(), FitConfig(epochs=3, lr=0.02), tmp_path).history) == 3
+
+
 def test_many_of_them_in_a_row_end_the_training(tmp_path: Path) -> None:
     class Long(Steep):
         def steps_per_epoch(self) -> int:
