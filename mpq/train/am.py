@@ -8,6 +8,7 @@ from the training transcripts as the denominator's language model.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -168,7 +169,8 @@ class AmTask:
     def steps_per_epoch(self) -> float:
         """Batches of an epoch in each process."""
         n_pass = len(self.train.plan(self.config.max_frames, np.random.default_rng(0), one_copy=True))
-        return max(1.0, self.config.epoch_part * -(-n_pass // world()[1]))
+        part = self.config.epoch_part
+        return part * max(-(-n_pass // world()[1]), math.ceil(1.0 / part))  # no part is empty: see `batches`
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Batches of one speed copy of each utterance, drawn with the order from the seed and the pass."""

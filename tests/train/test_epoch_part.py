@@ -61,6 +61,14 @@ def test_the_parts_of_two_passes_are_two_passes(kind: Any, features: Path) -> No
     assert all(abs(part.steps_per_epoch() - len(batches)) < 1.0 for batches in found)
 
 
+@pytest.mark.parametrize("part", [0.9, 0.3, 0.07])
+def test_parts_of_a_pass_of_one_batch(part: float, features: Path) -> None:
+    """No part is empty, and as many steps are expected, by which the learning rate falls, as there are."""
+    task = make(config(max_frames=10**6, epoch_part=part), features)
+    steps = [len(list(task.batches(epoch))) for epoch in range(30)]
+    assert min(steps) == 1 and abs(sum(steps) - 30 * task.steps_per_epoch()) < 1.0
+
+
 def test_two_processes_share_a_part(features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = make(config(epoch_part=0.3), features)
     seen = []
