@@ -23,9 +23,9 @@ model_options=() nist_command=() nist_inputs=() small_am=() small_ivector=() sma
 speeds=0.9,1.0,1.1 acoustic_units=phones ivectors="" lhuc=""
 
 # Declares the options of the acoustic model's pieces; what the variables hold is their default. And --gpus is 1 by
-# default where this machine has a GPU: without one these models train for weeks.
+# default where this machine has a GPU that CUDA_VISIBLE_DEVICES does not hide: without one these models train for weeks.
 am_options() {
-  if command -v nvidia-smi > /dev/null && [[ $(nvidia-smi -L 2> /dev/null) = GPU* ]]; then gpus=1; fi
+  if [[ ${CUDA_VISIBLE_DEVICES-0} = [!-]* ]] && command -v nvidia-smi > /dev/null && [[ $(nvidia-smi -L 2> /dev/null) = GPU* ]]; then gpus=1; fi
   option gpus whole "GPUs to use; 0: none"
   option speeds text "speeds of the copies of the training speech; 1.0: no copies"
   option acoustic-units "phones|biphones|pieces" "what the acoustic model tells apart; biphones: phones by their left neighbour"

@@ -87,3 +87,5 @@ def test_a_gpu_is_used_where_there_is_one(
     )
     assert f"--gpus N               GPUs to use; 0: none (default: {gpus})\n" in recipe.finish("--help")
     assert ("torchrun" in recipe.finish("--gpus", "2")) and "torchrun" not in recipe.finish()
+    recipe.env["CUDA_VISIBLE_DEVICES"] = ""
+    assert "GPUs to use; 0: none (default: 0)\n" in recipe.finish("--help"), "hidden"
