@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -158,22 +159,20 @@ def check_times(
         checks: told of what is odd.
     """
     kept, places = [], []
+    lines = {}
+    for path in found.stms:
+        with suppress(BadInput):  # which has been said
+            lines |= {item: f"{path}:{item.line}" for item in read_stm(path)}
     for item in segments:
         length = lengths.get(item.recording, math.inf)
         if item.end > length + SLACK or item.start > length - SHORTEST:
             where = f"{item.recording} {item.channel} from {item.start:g} to {item.end:g} s"
-            places.append(f"{_place(found, item)}: {where}, but its audio lasts {length:.2f} s")
+            places.append(f"{lines[item]}: {where}, but its audio lasts {length:.2f} s")
         if item.start <= length - SHORTEST:
             kept.append(item)
     what = f"segments of {found.name} that end after their audio"
     checks.odd(what, places, len(segments), "decoded as far as there is audio")
     return kept
-
-
-def _place(found: EvalSet, item: StmSegment) -> str:
-    """File and line of a segment."""
-    path = next(path for path in found.stms if item in read_stm(path))
-    return f"{path}:{item.line}"
 
 
 def spoken(segments: Iterable[StmSegment], files: Mapping[str, Path], lengths: Mapping[str, float]) -> list[Spoken]:

@@ -109,7 +109,7 @@ def read_turns(path: Path, side: str, length: float, speller: Speller, odd: list
         if not fields or (len(fields) > 3 and not said):
             continue
         try:
-            start, end = float(fields[1]), float(fields[2])
+            start, end, _ = float(fields[1]), float(fields[2]), fields[3]
         except (ValueError, IndexError):
             odd.append(f"{path}:{number}: expected 'utterance start end words', found {line[:40]!r}")
             continue

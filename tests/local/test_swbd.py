@@ -16,6 +16,7 @@ from local.check import Checks
 from local.fisher import find_fisher, read_fisher
 from local.hub5 import spoken
 from local.swbd_parts import find_parts, read_speakers, walk
+from local.swbd_text import Speller
 from mpq.data.sphere import inspect_sphere, read_sphere_channels
 from mpq.io import BadInput, read_text
 from mpq.score.stm import StmSegment, read_stm
@@ -190,6 +191,15 @@ def test_single_odd_lines_of_the_real_corpora_are_told_and_stop_nothing(
     assert "sw2005" not in said, "silence may go on for as long as it likes"
     cuts = load_manifest(data / "eval2000" / "cuts.jsonl.gz")
     assert [cut.end for cut in cuts if cut.id.startswith("sw_4390-A_001717-")] == [pytest.approx(19.24)]
+
+
+def test_a_line_that_breaks_off_is_no_utterance_without_words(tmp_path: Path) -> None:
+    path = tmp_path / "sw2010A-ms98-a-trans.text"
+    path.write_text("sw2010A-ms98-a-0001 0 1 yes\nsw2010A-ms98-a-0002 1 2\nsw2010A-ms98-a-0003 2 3 [silence]\n")
+    odd: list[str] = []
+    turns = swbd.read_turns(path, "sw02010-A", 9.0, Speller({}), odd)
+    assert [turn.said for turn in turns] == [("yes",)]
+    assert odd == [f"{path}:2: expected 'utterance start end words', found 'sw2010A-ms98-a-0002 1 2'"]
 
 
 def test_many_odd_lines_are_a_broken_corpus(folders: list[Path]) -> None:
