@@ -149,8 +149,12 @@ def _start(args: Namespace, model: nn.Module, plan: BitPlan) -> tuple[_Init, _Ke
             f"{args.init}: {name} has the shape {found.get(name)}, in {args.model} {expected.get(name)}; "
             "give float weights of the same model, as mpq search --method one-stage leaves them"
         )
-    if len(found) < len(weights) and stored.extra.get("plan") != dict(plan.bits):
-        raise BadInput(f"{args.init}: holds scales for the bits of another plan; give the plan that it was made with")
+    if len(found) < len(weights):
+        wanted = {"plan": dict(plan.bits), "table": plan.table, "scale": plan.scale}
+        for name, value in wanted.items():
+            if stored.extra.get(name, value) != value:
+                what = "bits" if name == "plan" else name
+                raise BadInput(f"{args.init}: holds scales for another plan ({what}); give the one it was made for")
     return weights, [key, sha256_file(model_path(args.init))]
 
 

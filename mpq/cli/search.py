@@ -228,7 +228,8 @@ def _one_stage(args: Namespace, searched: Searched, grid: Grid) -> BitPlan:
     key = sha256_file(model_path(args.model))
     costs, net = search_one_stage(open_data(args, searched), grid, config, folder, key, args.bits)
     plan = costs.plan(quantizable(searched.model), args.bits)
-    searched.save(folder / "latent.mpq", net.latent(plan), {"train": "one-stage", "plan": dict(plan.bits)})
+    made_for = {"plan": dict(plan.bits), "table": plan.table, "scale": plan.scale}
+    searched.save(folder / "latent.mpq", net.latent(plan), {"train": "one-stage", **made_for})
     return plan
 
 

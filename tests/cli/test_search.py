@@ -195,13 +195,18 @@ def test_one_stage_leaves_a_plan_and_weights_to_train_on_from(folder: Path, caps
     assert loss[1] < loss[0], "the weights that were learned beside the bits are kept"
     check_packed_as_it_is(folder, f"quantize --model lm --plan plan.yaml --init {latent} --dev dev.txt", capsys)
     save_lm(folder / "wide/model.mpq", build_lm(LmConfig("lstm", dim=16), 10), Tokenizer(folder / "words.txt"))
+    text = (folder / "plan.yaml").read_text()
+    (folder / "pow2.yaml").write_text(text.replace("table: uniform", "table: pow2"))
+    (folder / "whole.yaml").write_text(text.replace("scale: row", "scale: matrix"))
     for command, message in [
         (f"{train} --init wide --out q.mpq", "wide: embedding.weight has the shape (10, 16), in lm (10, 8)"),
         (f"{train} --init {latent} --scratch true --out q.mpq", "--init: weights to start from"),
         (
             f"{train} --init {latent} --out q.mpq".replace("--plan plan.yaml", "--bits 4"),
-            "for the bits of another plan",
+            "holds scales for another plan (bits)",
         ),
+        (f"{train} --init {latent} --out q.mpq".replace("plan.yaml", "pow2.yaml", 1), "for another plan (table)"),
+        (f"{train} --init {latent} --out q.mpq".replace("plan.yaml", "whole.yaml", 1), "for another plan (scale)"),
         (f"search --method one-stage --model lm --ratio 8 {texts} --out p.yaml", "give these by --bits"),
         (f"search --method one-stage --model lm --bits 3 {texts} --costs c.json --out p.yaml", "--costs: one-stage"),
         (f"search --method one-stage --model lm --bits 3 --level node {texts} --out p.yaml", "level: node"),
