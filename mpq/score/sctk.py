@@ -15,7 +15,7 @@ from pathlib import Path
 from mpq.io import BadInput
 from mpq.score.ctm import TimedWord, write_ctm
 from mpq.score.glm import Rule, write_glm
-from mpq.score.stm import channel_of, write_stm
+from mpq.score.stm import IGNORED, channel_of, write_stm
 from mpq.score.timed import TimedSet
 from mpq.score.wer import Texts, WerResult
 
@@ -68,17 +68,21 @@ def run_hubscr(programs: Path, timed: TimedSet, overlap: int = 0, reports: Path 
 def _hubscr(programs: Path, timed: TimedSet, overlap: int, reports: Path | None) -> dict[str, WerResult]:
     """One call of hubscr.pl.
 
-    A channel in which nothing was recognized, which sclite refuses, is given the empty word ``@``.
+    A channel in which nothing was recognized, which sctk refuses, is given the empty word ``@``, after all else in a
+    segment that is not scored: asclite would take it for a word that was not said, or for another one.
     """
+    segments = [replace(segment, labels="") for segment in timed.segments]
     said = [replace(word, confidence=None) for word in timed.words]
     heard = {channel_of(word) for word in said}
     silent = {channel_of(segment): segment for segment in timed.segments if channel_of(segment) not in heard}
-    said += [TimedWord(segment.recording, segment.channel, 0.0, 0.0, "@") for segment in silent.values()]
+    late = 1.0 + max(segment.end for segment in segments)
+    said += [TimedWord(segment.recording, segment.channel, late, 0.5, "@") for segment in silent.values()]
+    segments += [replace(s, labels="", start=late, end=late + 1.0, text=IGNORED) for s in silent.values()]
     how = [*_OVERLAP, f"-o{overlap}"] if overlap else ["-h", "hub5"]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         # labels must be explained in comments, and only serve a report that --subset replaces
-        write_stm(folder / "ref.stm", (replace(segment, labels="") for segment in timed.segments))
+        write_stm(folder / "ref.stm", segments)
         write_ctm(folder / "hyp.ctm", said)
         if timed.glm is None:
             write_glm(folder / "rules.glm", [Rule("~", "~")], "no rules (rfilter1 needs one)")

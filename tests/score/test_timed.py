@@ -13,6 +13,8 @@ from mpq.io import BadInput
 from mpq.score import (
     StmSegment,
     TimedSet,
+    TimedWord,
+    WerResult,
     align_segments,
     count,
     mapsswe_aligned,
@@ -45,6 +47,14 @@ def test_segments_that_overlap_are_scored_as_by_hubscr(sctk_bin: Path) -> None:
     segments = [replace(item, end=item.end + (0.4 if n % 3 else 0.0)) for n, item in enumerate(segments)]
     timed = TimedSet(segments, words)
     assert total(count(item.pairs) for item in align_segments(timed)) == run_hubscr(sctk_bin, timed)["sum"]
+
+
+@pytest.mark.parametrize("overlap", [0, 4])
+def test_silence_is_deletions_and_nothing_else(sctk_bin: Path, overlap: int) -> None:
+    segments = [StmSegment("r", "A", "s", 0, 1, "one"), StmSegment("r", "B", "s", 0, 2, "two three")]
+    silent = [*segments, StmSegment("q", "A", "t", 0.5, 2, "four")]
+    found = run_hubscr(sctk_bin, TimedSet(silent, [TimedWord("r", "A", 0.1, 0.2, "one")]), overlap)
+    assert found["sum"] == WerResult(words=4, dels=3)
 
 
 def test_recordings_scored_by_asclite_one_by_one_are_those_of_one_call(
