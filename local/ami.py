@@ -237,7 +237,7 @@ def _separate(part: str, items: list[Spoken], notes: Counter[str], checks: Check
             short = end - start < _SHORTEST
             notes["left out, within another of the speaker" if short else "moved to the end of the speaker's last"] += 1
             if start - item.start > _SHORTEST:
-                places.append(f"{item.utt}, by {start - item.start:.2f} s")
+                places.append(f"{item.utt}, by {start - item.start:.2f} s" + (", left out" if short else ""))
             if short:
                 continue
         kept.append(replace(item, start=start))

@@ -305,7 +305,7 @@ def test_what_is_too_short_after_that_is_left_out(tmp_path: Path) -> None:
     assert notes == {"left out, within another of the speaker": 1, "moved to the end of the speaker's last": 2}
     assert checks.problems == [] and checks.warnings == [
         "2 of 505 utterances of dev that begin before their speaker's last one has ended, "
-        "the start is moved to its end: first u3, by 3.00 s"
+        "the start is moved to its end: first u3, by 3.00 s, left out"
     ]
     ami._separate("dev", items, notes, checks)
     assert checks.problems[0].startswith("2 of 5 utterances of dev that begin before")
