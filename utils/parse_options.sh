@@ -21,6 +21,7 @@ option() {
   declare -gx "$variable"
 }
 
+memory=0 # not the user's own variable: a recipe sets it, or SLURM is not asked for any
 corpus_dir="" corpus_dirs=() exp_dir="" stage=0 stop_stage=10 nj=$(nproc) gpus=0 cmd=run seed=0 smoke=false dry_run=false
 option corpus-dir dir "folder that holds the corpus"
 option exp-dir path "where everything is written (default: exp beside the recipe; exp-smoke with --smoke)"

@@ -115,7 +115,7 @@ def _fit(task: Task, config: FitConfig, exp_dir: Path, plugins: Sequence[Plugin]
     optimizer = torch.optim.AdamW(_groups(task.model, config), lr=config.lr, betas=(0.9, config.beta2))
     model, wrapped = fabric.setup(task.model, optimizer)
     run_key = hash_config({"config": asdict(config), "key": key})
-    state = _resume(exp_dir / "checkpoint.pt", run_key, task.model, optimizer, plugins)
+    state = _resume(exp_dir / "checkpoint.pt", run_key, task, optimizer, plugins)
     writer = _writer(exp_dir, state.step, fabric)
     total, left = (round(n * task.steps_per_epoch()) for n in (config.epochs, config.epochs - state.epoch))
     steps = _steps(task, config, state)
@@ -308,9 +308,12 @@ def _average(model: nn.Module, config: FitConfig, state: _State, epoch: int) -> 
 
 
 def _resume(
-    path: Path, run_key: str, model: nn.Module, optimizer: torch.optim.Optimizer, plugins: Sequence[Plugin]
+    path: Path, run_key: str, task: Task, optimizer: torch.optim.Optimizer, plugins: Sequence[Plugin]
 ) -> _State:
-    """The state in the checkpoint at `path`, or a fresh one if there is none of this run."""
+    """The state in the checkpoint at `path`, or a fresh one if there is none of this run.
+
+    Steps of another number of processes, which took others a pass, are counted anew: schedules follow the epochs.
+    """
     fresh = _State(0, 0, 0, math.inf, {}, {}, [])
     if not path.exists():
         return fresh
@@ -322,11 +325,15 @@ def _resume(
     if saved.get("run_key") != run_key:
         print(f"{path}: made with other options or data; training starts anew", file=sys.stderr)
         return fresh
-    model.load_state_dict(saved["model"])
+    task.model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
     for plugin, plugin_state in zip(plugins, saved["plugins"], strict=True):
         plugin.load_state_dict(plugin_state)
-    return _State(**saved["state"])
+    state, before, now = _State(**saved["state"]), saved.get("processes"), world()[1]
+    if before not in (now, None):  # None: of an earlier version
+        state.step = round(state.epoch * task.steps_per_epoch())
+        print(f"{path}: written by {before} processes, continued by {now}: the batch is another one", file=sys.stderr)
+    return state
 
 
 def _save(
@@ -341,6 +348,7 @@ def _save(
         torch.save(
             {
                 "run_key": run_key,
+                "processes": world()[1],
                 "state": vars(state),
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),

@@ -82,6 +82,25 @@ def test_a_checkpoint_of_other_options_is_not_continued(tmp_path: Path, capsys: 
     assert "other options" in capsys.readouterr().err
 
 
+def test_schedules_follow_the_epochs_where_another_number_of_processes_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = FitConfig(epochs=6, lr=0.02)
+    whole = Regression()
+    expected = fit(whole, config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(Regression(die_in_epoch=3), config, tmp_path / "killed")
+    path = tmp_path / "killed" / "checkpoint.pt"
+    saved = torch.load(path, weights_only=True)
+    assert (saved["processes"], saved["state"]["step"]) == (1, 24)
+    saved["processes"], saved["state"]["step"] = 2, 12  # as two processes count
+    torch.save(saved, path)
+    resumed = Regression()
+    result = fit(resumed, config, tmp_path / "killed")
+    assert torch.equal(weights(resumed), weights(whole)) and result.history == expected.history
+    assert f"{path}: written by 2 processes, continued by 1: the batch is another one" in capsys.readouterr().err
+
+
 def test_a_damaged_checkpoint_starts_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = FitConfig(epochs=2)
     expected = fit(Regression(), config, tmp_path)
