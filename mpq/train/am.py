@@ -34,7 +34,7 @@ from mpq.fst.units import Units
 from mpq.io import BadInput, check_ranges, hash_config, sha256_file
 from mpq.lang.lexicon import Lexicon
 from mpq.train.graphs import PhoneGraphs, phone_model
-from mpq.train.loop import FitConfig, Plugin, world
+from mpq.train.loop import FitConfig, Plugin, sum_over_processes, world
 from mpq.train.orthonormal import SemiOrthogonal
 from mpq.train.trainee import Trainee
 
@@ -232,9 +232,12 @@ class AmTask:
 
         The loss decides: without a language model the best class of a frame says little about an LF-MMI model.
         Utterances with words outside the lexicon, or more phones than frames, are left out: held-out text has some.
+        Of several processes each looks at its share of the batches.
         """
         loss, frames, errors, phones = 0.0, 0, 0, 0
-        for batch in batches(self.dev, max_frames=2 * self.config.max_frames):
+        rank, processes = world()
+        for indexes in self.dev.plan(2 * self.config.max_frames)[rank::processes]:
+            batch = self.dev.batch(indexes)
             log_probs, lengths = run_batch(self.acoustic, batch)
             known = [i for i, text in enumerate(batch.texts) if self.fits(text, int(lengths[i]))]
             log_probs, lengths = log_probs[known], lengths[known]
@@ -255,7 +258,9 @@ class AmTask:
                 found = [self.units.phone(unit) for unit in collapse(row[:length].tolist())]
                 errors += kaldialign.edit_distance(reference, found)["total"]
                 phones += len(reference)
-        return {"loss": loss / max(1, frames), "per": 100.0 * errors / max(1, phones)}
+        device = next(self.acoustic.parameters()).device
+        total, *counts = sum_over_processes([loss, frames, errors, phones], device)
+        return {"loss": total / max(1.0, counts[0]), "per": 100.0 * counts[1] / max(1.0, counts[2])}
 
 
 def loss_name(ctc_part: float) -> str:

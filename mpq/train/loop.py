@@ -178,6 +178,14 @@ def world() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
+def sum_over_processes(values: Sequence[float], device: torch.device) -> list[float]:
+    """Of all that train together, each of which must ask; `device` is where the model is."""
+    total = torch.tensor(values, dtype=torch.float64, device=device)
+    if dist.is_initialized():
+        dist.all_reduce(total)
+    return total.tolist()
+
+
 def _groups(model: nn.Module, config: FitConfig) -> list[dict[str, Any]]:
     matrices = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
     vectors = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]

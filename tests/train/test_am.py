@@ -21,6 +21,7 @@ from mpq.fst.units import Units
 from mpq.io import BadInput
 from mpq.lang.lexicon import Lexicon
 from mpq.quant import read_model_file
+from mpq.train import am
 from mpq.train.am import AmConfig, AmTask, collapse, run_key
 from mpq.train.graphs import phone_model
 from mpq.train.loop import FitConfig, fit
@@ -206,6 +207,28 @@ def test_held_out_words_outside_the_lexicon(features: Path) -> None:
     dev.texts[:] = ["zebra"] * len(dev)
     with pytest.raises(BadInput, match="every utterance has a word outside the lexicon of 3 words"):
         AmTask(config(), FeatureSet(features), dev, LEXICON)
+
+
+def test_processes_share_the_held_out_batches(features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their sums are those of one process, which sees every batch once."""
+    data = FeatureSet(features)
+    task = AmTask(AmConfig(TdnnConfig(hidden=8), max_frames=300), data, data, LEXICON)
+    task.model.eval()
+    shares = []
+
+    def gather(values: list[float], device: torch.device) -> list[float]:
+        shares.append(values)
+        return values
+
+    monkeypatch.setattr(am, "sum_over_processes", gather)
+    with torch.no_grad():
+        task.validate()
+        for rank in range(3):
+            monkeypatch.setattr(am, "world", lambda rank=rank: (rank, 3))
+            task.validate()
+    whole, *parts = shares
+    assert [sum(column) for column in zip(*parts, strict=True)] == pytest.approx(whole, rel=1e-6)
+    assert all(part[1] > 0 for part in parts)
 
 
 def test_run_key_changes_with_what_changes_the_numbers(features: Path) -> None:
