@@ -15,12 +15,12 @@
 #   model_options    further options of training the float acoustic model
 #   nist_command     what scores a system's folder by STM and GLM, and nist_inputs, what it reads besides: (hub5 EXP eval2000)
 #   small_am small_ivector small_lm small_dim    further options of training where --smoke is given
-# and of its user, where it calls am_options: speeds, acoustic_units, ivectors, lhuc
+# and of its user, where it calls am_options: speeds, acoustic_units, ivectors, lhuc, max_frames
 
 sets=(dev test) lms=(lstm transformer) systems=() am_conf=conf/am.yaml lhuc_conf=conf/lhuc.yaml features=features first_pass="" ngram=""
 model_options=() nist_command=() nist_inputs=() small_am=() small_ivector=() small_lm=() small_dim=()
 # shellcheck disable=SC2034
-speeds=0.9,1.0,1.1 acoustic_units=phones ivectors="" lhuc=""
+speeds=0.9,1.0,1.1 acoustic_units=phones ivectors="" lhuc="" max_frames=""
 
 # Declares the options of the acoustic model's pieces; what the variables hold is their default. And --gpus is 1 by
 # default where this machine has a GPU that CUDA_VISIBLE_DEVICES does not hide: without one these models train for weeks.
@@ -31,6 +31,7 @@ am_options() {
   option acoustic-units "phones|biphones|pieces" "what the acoustic model tells apart; biphones: phones by their left neighbour"
   option ivectors "true|false" "i-vectors as further input (conf/ivector.yaml)"
   option lhuc "true|false" "LHUC: speaker adaptive training; tests are decoded twice, adapted to their speakers"
+  option max-frames count "frames (10 ms) of an acoustic model's batch on each GPU (default: conf/'s max_frames divided by --gpus; 20000 where a GPU of 24 GB is too small)"
 }
 
 # What `mpq prepare` is told of a corpus that the user has: sets corpus_options, by $partial too: given_corpus [OPTION...]
@@ -93,13 +94,32 @@ train_acoustic_model() {
   train_float_am am "$am_conf" "$exp/am"
 }
 
+# What the batch of a float model is in each process, as options: sets share. Without --max-frames all processes together
+# have the batch of one: that is what learning rate and epochs were chosen for. share_batch CONF PROCESSES
+share_batch() {
+  local frames word last=""
+  share=()
+  if [ -n "$max_frames" ]; then
+    share=(--max_frames "$max_frames")
+  elif [ "$2" -gt 1 ]; then
+    frames=$(sed -n 's/^max_frames: *//p' "$1")
+    for word in "${small_am[@]}"; do
+      [ "$last" != --max_frames ] || frames=$word
+      last=$word
+    done
+    [[ $frames = [1-9]* ]] || option_die "$1: no line 'max_frames: N', which --gpus $2 divides; add it, or give --max-frames N"
+    share=(--max_frames $((frames / $2)))
+  fi
+}
+
 # An acoustic model; on several GPUs a process for each, by torchrun: train_float_am STEP CONF OUT
 train_float_am() {
-  local name=$1 conf=$2 out=$3 cuts train dev made_from without=() mpq=(mpq) processes=1 threads=()
+  local name=$1 conf=$2 out=$3 cuts train dev made_from without=() mpq=(mpq) processes=1 threads=() share
   if [ "$gpus" -gt 1 ]; then
     mpq=(env OMP_NUM_THREADS=8 torchrun --standalone --nproc-per-node "$gpus" -m mpq) processes=$gpus
   fi
   [ "$gpus" -eq 0 ] || threads=(--threads $((8 * processes))) # not all of a node's processors for a GPU
+  share_batch "$conf" "$processes"
   find_cuts train && train=$cuts
   find_cuts "${sets[0]}" && dev=$cuts
   made_from=("$conf" "$train" "$exp"/lang/{lexicon,phones}.txt)
@@ -109,7 +129,7 @@ train_float_am() {
   [ "$lhuc" != false ] || without+=(--lhuc 0)
   step "$name" --gpu "$processes" "${threads[@]}" --in "${made_from[@]}" --out "$out/model.mpq" \
     -- "${mpq[@]}" train-am --config "$conf" --train "$train" --dev "$dev" \
-      --lang "$exp/lang" --out "$out" --fit.seed "$seed" "${small_am[@]}" "${model_options[@]}" "${without[@]}"
+      --lang "$exp/lang" --out "$out" --fit.seed "$seed" "${small_am[@]}" "${model_options[@]}" "${without[@]}" "${share[@]}"
 }
 
 # Stage 5: lattices and n-best lists

@@ -98,7 +98,7 @@ train_am_rows() {
     esac
     job "$row" --threads 1 --gpu 1 --in "${inputs[@]}" --out "$quant"/{model.mpq,seconds} \
       -- timed "$quant" "$quant/model.mpq.train/checkpoint.pt" mpq quantize --config "conf/table/$table-ste.yaml" --model "$out/am/$table/model.mpq" \
-        --train "$train" "${options[@]}" "${row_data[@]}" --out "$quant/model.mpq" --fit.seed "$row_seed" "${small_am[@]}" "${am_train[@]}"
+        --train "$train" "${options[@]}" "${row_data[@]}" --out "$quant/model.mpq" --fit.seed "$row_seed" "${small_am[@]}" "${am_train[@]}" ${max_frames:+--max_frames "$max_frames"}
   done
   run_jobs
 }

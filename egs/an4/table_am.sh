@@ -65,7 +65,7 @@ train_table_rows() {
     fi
     job "${row_am##*/}" --threads 1 --gpu 1 --in "$row_conf" "$row_inputs"/{train,dev}/cuts.jsonl.gz "$row_lang"/{lexicon,phones,units}.txt --out "$row_am"/{model.mpq,seconds} \
       -- timed "$row_am" "$row_am/checkpoint.pt" mpq train-am --config "$row_conf" --train "$row_inputs/train/cuts.jsonl.gz" --dev "$row_inputs/dev/cuts.jsonl.gz" \
-        --lang "$row_lang" --out "$row_am" --fit.seed "$row_seed" "${small_am[@]}" "${row_options[@]}"
+        --lang "$row_lang" --out "$row_am" --fit.seed "$row_seed" "${small_am[@]}" "${row_options[@]}" ${max_frames:+--max_frames "$max_frames"}
   done
   run_jobs
 }

@@ -9,6 +9,7 @@ from the training transcripts as the denominator's language model.
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -335,10 +336,16 @@ def _leave_out_misfits(features: FeatureSet, numerator: Callable[[str], Fsa], ac
 
 
 def run_key(config: AmConfig, manifests: Iterable[str | Path], lexicon: Lexicon, units: Units) -> dict[str, Any]:
-    """What a checkpoint depends on: everything that changes the numbers of the training."""
+    """What a checkpoint depends on: everything that changes the numbers of the training.
+
+    Of `max_frames` the sum over all processes counts: a training goes on with another number of them.
+    """
+    batch, processes = config.max_frames, int(os.environ.get("WORLD_SIZE", "1"))  # of torchrun; they have not met yet
+    if processes > 1:
+        batch = round(batch * processes, -2)  # a third of 40,000 is 13,333
     prons = {word: lexicon.pronunciations(word) for word in lexicon.words}
     return {
-        "config": {**asdict(config), "arch": arch_of(config.model)},
+        "config": {**asdict(config), "arch": arch_of(config.model), "max_frames": batch},
         "manifests": [sha256_file(path) for path in manifests],
         "phones": lexicon.phones,
         "units": units.names,

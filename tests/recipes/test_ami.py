@@ -48,10 +48,35 @@ def test_what_stages_ask_for(tmp_path: Path) -> None:
 
 
 def test_several_gpus_train_one_acoustic_model(tmp_path: Path) -> None:
+    """With the batch of one GPU, unless the user says otherwise; without --smoke that of conf/."""
     stage = ("--stage", "4", "--stop-stage", "4", "--dry-run")
-    printed = Recipe("ami", tmp_path / "exp", "--corpus-dir", str(tmp_path), "--gpus", "4", *stage).finish()
-    assert "\ntorchrun --standalone --nproc-per-node 4 -m mpq train-am --config conf/am.yaml " in printed
-    assert "\nmpq train-am --config" in Recipe("ami", tmp_path / "exp", "--corpus-dir", str(tmp_path), *stage).finish()
-    printed = Recipe("mini", tmp_path / "exp", "--table", "ssl", "--gpus", "4", *stage).finish()
-    assert "\ntorchrun --standalone --nproc-per-node 4 -m mpq train-am --config conf/am_ssl.yaml " in printed
-    assert "/table-ssl/am/ssl " in printed
+
+    def printed(name: str, *words: str, smoke: bool = True) -> str:
+        recipe = Recipe(name, tmp_path / "exp", *words, *stage)
+        if not smoke:
+            recipe.command.remove("--smoke")
+        return recipe.finish()
+
+    corpus = ("--corpus-dir", str(tmp_path))
+    four = printed("ami", *corpus, "--gpus", "4")
+    assert " torchrun --standalone --nproc-per-node 4 -m mpq train-am --config conf/am.yaml " in four
+    assert four.endswith(" --max_frames 1000\n"), "the last of two holds; a quarter of --smoke's 4000"
+    assert printed("ami", *corpus, "--gpus", "3", smoke=False).endswith(" --max_frames 13333\n")
+    own = ("--max-frames", "20000")
+    for gpus in ("1", "3"):
+        assert printed("ami", *corpus, *own, "--gpus", gpus, smoke=False).endswith(" --max_frames 20000\n")
+    one = printed("ami", *corpus, "--gpus", "1", smoke=False)
+    assert "\nmpq train-am --config" in one and "max_frames" not in one
+    ssl = printed("mini", "--table", "ssl", "--gpus", "4")
+    assert "torchrun --standalone --nproc-per-node 4 -m mpq train-am --config conf/am_ssl.yaml " in ssl
+    assert "/table-ssl/am/ssl " in ssl
+
+
+def test_batches_of_rows_are_the_users(tmp_path: Path) -> None:
+    """All rows of a table of acoustic models train on a smaller GPU; without the option their commands have none."""
+    words = ("--corpus-dir", str(tmp_path), "--table", "conformer", "--rows", "conformer-w*", "--dry-run")
+    recipe = Recipe("librispeech", tmp_path / "exp", *words, "--stage", "8", "--stop-stage", "8")
+    recipe.command.remove("--smoke")
+    assert " --max_frames " not in recipe.finish()
+    rows = [line for line in recipe.finish("--max-frames", "20000").splitlines() if line.startswith("timed ")]
+    assert len(rows) > 5 and all(" --max_frames 20000  #" in row for row in rows)

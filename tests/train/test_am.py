@@ -238,6 +238,20 @@ def test_run_key_changes_with_what_changes_the_numbers(features: Path) -> None:
     assert key != run_key(config(), [features], Lexicon({"ab": [["A", "B"]]}), UNITS)
 
 
+def test_run_key_is_that_of_the_batch_of_all_processes(features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training goes on with another number of them, each with its share of the batch, and not with other batches."""
+
+    def key(max_frames: int) -> object:
+        return run_key(AmConfig(TdnnConfig(hidden=8), max_frames=max_frames), [features], LEXICON, UNITS)
+
+    one = key(40000)
+    assert one != key(39999)
+    for processes, share in ((2, 20000), (3, 13333), (8, 5000)):
+        monkeypatch.setenv("WORLD_SIZE", str(processes))
+        assert key(share) == one
+        assert key(40000) != one
+
+
 def test_collapse_and_phone_model() -> None:
     assert collapse([0, 1, 1, 0, 1, 2, 2, 0, 0, 3]) == [1, 1, 2, 3]
     assert collapse([]) == []
