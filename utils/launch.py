@@ -15,23 +15,31 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, suppress
+from io import StringIO
 from pathlib import Path
 from typing import Any, NoReturn
 
 import submitit
+from submitit.core.utils import FailedJobError
 
 POLL_SECONDS = 1.0
-LOST_SECONDS = 30.0  # a job that SLURM has not known for so long and that left no result is lost
-ENDED_SECONDS = 5.0  # nor will one leave a result that SLURM has known as ended for so long
-_ENDED = (
-    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT",
-)  # fmt: skip
+# For how long a result may come after its job: a job that completed wrote one, which NFS may show here a minute later
+# (acdirmax), and what became of one that SLURM no longer knows is not told.
+LATE_SECONDS = 90.0
+ENDED_SECONDS = 5.0  # one that SLURM ended otherwise wrote none, or just before
+_ENDED = ("BOOT_FAIL", "CANCELLED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT")
+_GONE = ("", "COMPLETED")
+# why a job waits for ever: no node of the partition has what it asks for
+_TOO_MUCH = ("PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints")
+ASK_OTHERWISE = "CPUs: --nj; GPUs: --gpus; others: SBATCH_MEM_PER_NODE, SBATCH_TIMELIMIT, SBATCH_PARTITION, ..."
 KILL_SECONDS = 90.0  # more than SLURM waits from the first signal to the last (KillWait)
 MINUTES = 48 * 60
 
 
 def run_command(command: list[str], folder: str, output: Path) -> int:
-    """Runs on the node, with its output in a file of its own: submitit writes to the job's.
+    """Runs on the node, with its output in a file of its own, as submitit writes to the job's; once more, and to the
+    same file, where SLURM has put the job back into the queue.
 
     Where SLURM ends the job (cancelled, out of time, its node is taken away), the command hears of it first. What
     that means is SLURM's to say, which may put the job back into the queue: this process is ended without a result.
@@ -39,7 +47,7 @@ def run_command(command: list[str], folder: str, output: Path) -> int:
     Returns:
         The command's exit status, 128 + N where signal N ended it, 127 where it cannot run.
     """
-    with output.open("wb", buffering=0) as file:
+    with output.open("ab", buffering=0) as file:
         try:
             status = subprocess.call(
                 command, cwd=folder, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
@@ -81,6 +89,12 @@ def queue_state(job_id: str) -> tuple[str, str]:
     return (state, reason) if found.returncode == 0 else ("", "")
 
 
+def look_into(folder: Path) -> None:
+    """Lists a folder: NFS goes on saying that a file is not there until the folder is opened anew."""
+    with suppress(OSError):
+        os.listdir(folder)
+
+
 def wait(job: submitit.Job[int], output: Path, cluster: str) -> int:
     """Shows the output until the job ends, and why it waits while it waits.
 
@@ -91,20 +105,23 @@ def wait(job: submitit.Job[int], output: Path, cluster: str) -> int:
     seen = time.monotonic()
     told, state = "", ""
     result = job.paths.result_pickle
+    look_into(result.parent)
     # not job.done() on SLURM: it asks sacct, which sites without accounting answer with an error each time
     while not (result.exists() or (cluster == "local" and job.done())):
         tail.copy()
         if cluster == "slurm":
             state, reason = queue_state(job.job_id)
             waits = f"job {job.job_id} waits: {reason}" if state == "PENDING" and reason != "None" else ""
+            waits += f", more than any node has ({ASK_OTHERWISE})" if waits and reason in _TOO_MUCH else ""
             if waits and waits != told:
                 print(waits, flush=True)
             told = waits
-            if state and state not in _ENDED:
+            if state not in (*_ENDED, *_GONE):
                 seen = time.monotonic()
-            elif time.monotonic() - seen > (ENDED_SECONDS if state else LOST_SECONDS):
+            elif time.monotonic() - seen > (LATE_SECONDS if state in _GONE else ENDED_SECONDS):
                 break
         time.sleep(POLL_SECONDS)
+        look_into(result.parent)
     tail.copy()
     if not result.exists():
         how = f"was ended by SLURM ({state})" if state else "is unknown to SLURM (cancelled? is a node down?)"
@@ -115,6 +132,27 @@ def wait(job: submitit.Job[int], output: Path, cluster: str) -> int:
         what = f"job {job.job_id}: signal {status - 128} ended its command"
         print(f"{what} (cancelled, out of time or memory?); see {job.paths.stdout}", flush=True)
     return status
+
+
+def submit(args: argparse.Namespace, folder: Path, output: Path) -> submitit.Job[int]:
+    """Hands the command to SLURM.
+
+    Raises:
+        FailedJobError: sbatch refuses it, and says why.
+    """
+    executor = submitit.AutoExecutor(folder=str(folder), cluster=args.cluster)
+    settings: dict[str, Any] = {"name": args.name, "timeout_min": MINUTES, "cpus_per_task": args.threads}
+    if args.gpus:
+        settings["gpus_per_node"] = args.gpus
+    if args.memory_gb:
+        settings["mem_gb"] = args.memory_gb
+    if args.cluster == "slurm":
+        settings["slurm_stderr_to_stdout"] = True
+        # since SLURM 22.05 srun is not told what its job asked for: it would bind all to one CPU
+        settings["slurm_srun_args"] = [f"--cpus-per-task={args.threads}"]
+    executor.update_parameters(**settings)
+    job: submitit.Job[int] = executor.submit(run_command, args.command, os.getcwd(), output)
+    return job
 
 
 def main() -> int:
@@ -132,17 +170,15 @@ def main() -> int:
     args = parser.parse_args()
 
     folder = Path(args.log_dir, "slurm")
-    executor = submitit.AutoExecutor(folder=str(folder), cluster=args.cluster)
-    settings: dict[str, Any] = {"name": args.name, "timeout_min": MINUTES, "cpus_per_task": args.threads}
-    if args.gpus:
-        settings["gpus_per_node"] = args.gpus
-    if args.memory_gb:
-        settings["mem_gb"] = args.memory_gb
-    if args.cluster == "slurm":
-        settings["slurm_stderr_to_stdout"] = True
-    executor.update_parameters(**settings)
     output = folder / f"{args.name}-{time.time_ns()}.out"
-    job: submitit.Job[int] = executor.submit(run_command, args.command, os.getcwd(), output)
+    try:
+        with redirect_stderr(StringIO()):  # submitit prints what sbatch says, too
+            job = submit(args, folder, output)
+    except FailedJobError as error:
+        said = "; ".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in str(error).splitlines())
+        asked = f"{args.threads} CPUs, {args.gpus} GPUs, {args.memory_gb or 'any'} GB"
+        print(f"SLURM refuses a job of {asked}: {said} ({ASK_OTHERWISE})", file=sys.stderr)
+        return 2
 
     def end(signum: int, _frame: object) -> NoReturn:
         job.cancel(check=False)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A SLURM cluster of this machine alone, for tests of `--cmd slurm`: munged, slurmctld and slurmd, without systemd and
-# without control groups, so that it runs in a container. All of it lives in one folder, and leaves a system's own SLURM alone.
+# without control groups, so that it runs in a container; a job's processes are bound to its CPUs, as on most clusters. All
+# of it lives in one folder, and leaves a system's own SLURM alone.
 #
 #   utils/slurm_node.sh start DIR    as root; then: export SLURM_CONF=DIR/slurm.conf
 #   utils/slurm_node.sh stop DIR
@@ -61,7 +62,8 @@ SlurmdPidFile=$dir/slurmd.pid
 SlurmctldLogFile=$dir/slurmctld.log
 SlurmdLogFile=$dir/slurmd.log
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin=task/affinity
+TaskPluginParam=autobind=threads
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SelectType=select/cons_tres
@@ -70,7 +72,7 @@ MpiDefault=none
 ReturnToService=1
 KillWait=2
 SlurmdParameters=config_overrides
-NodeName=$node NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(free -m | awk '/^Mem/ { print $2 }') State=UNKNOWN
+NodeName=$node NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 CPUs=$(env -u OMP_NUM_THREADS nproc) RealMemory=$(free -m | awk '/^Mem/ { print $2 }') State=UNKNOWN
 PartitionName=all Nodes=$node Default=YES MaxTime=INFINITE State=UP
 CONF
 }

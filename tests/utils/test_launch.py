@@ -8,7 +8,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import launch as launcher
 import pytest
 from toy_project import Project
 
@@ -51,6 +54,80 @@ def test_memory_is_asked_for(
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert f"memory {megabytes}\n" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU is all that any job can have here")
+def test_a_job_runs_on_all_its_cpus(tmp_path: Path) -> None:
+    """Where the cluster binds its processes (utils/slurm_node.sh does), they get as many CPUs as were asked for."""
+    command = words(tmp_path, "slurm", "sh", "-c", "unset OMP_NUM_THREADS; echo has $(nproc)", threads=2)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "has 2\n" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+def test_a_job_that_slurm_refuses_is_one_line(tmp_path: Path) -> None:
+    command = words(tmp_path, "slurm", "true", memory_gb=100_000)
+    refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert refused.returncode == 2
+    assert refused.stdout == ""
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith(
+        "SLURM refuses a job of 1 CPUs, 0 GPUs, 100000 GB: Memory specification can not be satisfied; "
+    )
+    assert "Requested node configuration is not available" in line
+    assert "SBATCH_MEM_PER_NODE" in line
+
+
+class Nfs:
+    """A result as a client of NFS sees it: as it was when its folder was last listed."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.path, self.parent, self.known = folder / "result", folder, False
+        monkeypatch.setattr(os, "listdir", self.look)
+
+    def look(self, folder: Path) -> None:
+        assert folder == self.parent
+        self.known = self.path.exists()
+
+    def exists(self) -> bool:
+        return self.known
+
+
+@pytest.mark.parametrize(
+    ("state", "late", "status", "seconds"),
+    [("COMPLETED", 60, 0, 60), ("COMPLETED", 900, 1, 91), ("", 60, 0, 60), ("CANCELLED", 900, 1, 6)],
+)
+def test_a_result_that_nfs_shows_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, late: int, status: int, seconds: int
+) -> None:
+    """It is waited for where there may be one, and only there."""
+    slept = 0.0
+
+    def sleep(more: float) -> None:
+        nonlocal slept
+        slept += more
+        if slept >= late:
+            (tmp_path / "result").touch()
+
+    monkeypatch.setattr(launcher, "time", SimpleNamespace(monotonic=lambda: slept, sleep=sleep))
+    monkeypatch.setattr(launcher, "queue_state", lambda _: (state, "None"))
+    paths = SimpleNamespace(result_pickle=Nfs(tmp_path, monkeypatch), stdout="out")
+    job: Any = SimpleNamespace(paths=paths, job_id="7", result=lambda: 0)
+    assert launcher.wait(job, tmp_path / "output", "slurm") == status
+    assert slept == pytest.approx(seconds, abs=1)
+
+
+def test_a_job_that_runs_again_goes_on_with_its_output(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As SLURM runs one again that it has put back into the queue: what it says then is shown, too."""
+    tail = launcher.Tail(tmp_path / "output")
+    for line in ("the first run\n", "the second\n"):
+        assert launcher.run_command(["printf", line], str(tmp_path), tail.path) == 0
+        tail.copy()
+        assert capfd.readouterr().out == line
 
 
 @pytest.mark.slow
@@ -116,7 +193,8 @@ class Job:
 @pytest.mark.slurm
 def test_a_waiting_job_says_why_and_a_cancelled_one_that_it_was(tmp_path: Path) -> None:
     job = Job(tmp_path, threads=10_000)
-    assert job.expect("waits") == f"job {job.number} waits: PartitionConfig\n"
+    waits = job.expect("waits")
+    assert waits.startswith(f"job {job.number} waits: PartitionConfig, more than any node has (CPUs: --nj; ")
     assert job.cancel() == 1
     assert job.lines[-1].startswith(f"job {job.number} was ended by SLURM (CANCELLED) and left no result; see ")
 
