@@ -48,12 +48,21 @@ given_corpus --train "$train" --nj "$nj"
 graphs=6 # GB: manifests and LF-MMI's graphs, which each process of training holds; those of phones are larger
 [ "$am" = conformer ] || graphs=13
 [ "$am" != conformer ] || lhuc_conf="" # its phone model is not theirs
-disk=$((10 + train / 10)) memory=$((18 + graphs * (gpus > 1 ? gpus : 1))) # features and text; the graph of 200,000 words
+disk=$((10 + train / 10)) # features and text
+memory=$((18 + graphs)) job_memory=8 am_memory=$((18 + graphs * (gpus > 1 ? gpus : 1))) # the graph of 200,000 words
 [ "$table" != lm ] || disk=$((disk + ${#chosen_rows[@]} / 2)) # a checkpoint of each row
+float_mb=300 # of the Conformer
 if [ "$am" = tdnnf ]; then am_conf=conf/am_tdnnf.yaml acoustic_units=${acoustic_units:-phones}; fi
 waveforms=()
 if [ "$am" = ssl ]; then
-  am_conf=conf/am_ssl.yaml ivectors="" waveforms=(--type waveform)
+  am_conf=conf/am_ssl.yaml ivectors="" waveforms=(--type waveform) disk=$((disk - train / 10 + 10)) # reads the corpus' own files
+  case "$checkpoint" in
+    *XLARGE* | *_1B*) float_mb=3900 ;;
+    *_2B*) float_mb=8700 ;;
+    *LARGE* | *XLSR*) float_mb=1300 ;;
+    *) float_mb=400 ;;
+  esac
+  [ ! -e "$checkpoint" ] || float_mb=$(du -cLm "$checkpoint" | tail -n 1 | cut -f 1)
   # fine-tuned already: taken as it is, over its letters, unless other units are asked for, and put on few bits by CTC too
   kind=$(mpq import-am --checkpoint "$checkpoint" --check)
   if [ -z "$acoustic_units" ] && [[ $kind = "import-am: fine-tuned: "* ]]; then
@@ -61,10 +70,12 @@ if [ "$am" = ssl ]; then
   fi
   acoustic_units=${acoustic_units:-phones}
 fi
+# of each row a checkpoint, four times a float model, and its weights, and lattices
+[[ $table = @(none|lm) ]] || disk=$((disk + ${#chosen_rows[@]} * (9 * float_mb / 2 + 200) / 1000))
 lang_options=(--acoustic-units "${acoustic_units:-pieces}")
 [ "$acoustic_units" != letters ] || lang_options+=(--letters "$exp/am/units.txt")
 if [ "$smoke" = true ]; then
-  disk=1 memory=4 sets=(dev-clean test-clean) lms=(lstm) systems=(lstm-2bit)
+  disk=1 memory=4 job_memory="" am_memory="" sets=(dev-clean test-clean) lms=(lstm) systems=(lstm-2bit)
   model_options=(--model.dim 16 --model.heads 2 --model.feed_forward 32 --model.layers 1 --model.channels 4)
   [ "$am" != ssl ] || model_options=()
   [ "$am" != tdnnf ] || model_options=(--model.hidden 48 --model.bottleneck 16 --model.first_bottleneck 16 --model.channels "[4,8]"
@@ -77,7 +88,7 @@ fi
 [ "$am" != ssl ] || model_options+=(--checkpoint "$checkpoint")
 out=$exp/table-$table
 
-if stage 0; then check_corpus librispeech "$disk" "$memory"; fi
+if stage 0; then check_corpus librispeech "$disk"; fi
 
 if stage 1; then
   names=(train dev-clean dev-other test-clean test-other)

@@ -71,6 +71,22 @@ def test_foundation_models_begin_with_a_checkpoint(tmp_path: Path) -> None:
     assert "--acoustic-units letters --letters" in printed and "mpq train-am" not in printed
 
 
+def test_disk_for_the_rows_of_tables(tmp_path: Path) -> None:
+    """A checkpoint, four times the float model, stays of each; wav2vec 2.0 has no features on disk."""
+    recipe = Recipe("librispeech", tmp_path / "exp", "--corpus-dir", str(tmp_path), "--dry-run", "--stop-stage", "0")
+    recipe.command.remove("--smoke")
+    large = ["--checkpoint", "HUBERT_ASR_LARGE"]
+    rows = ["--rows", "conformer-kl-*"]  # w5a8, w3a8, w2.5a8, rounded
+    for words, asked in (
+        ([], 106),
+        (["--table", "conformer", *rows], 106 + 4 * 1.5),
+        (["--table", "ssl", *large, "--rows", "ssl,ssl-w?a8"], 20 + 5 * 6),
+        (["--am", "ssl", *large], 20),
+        (["--am", "ssl", *large, "--table", "lm", "--rows", "lstm,lstm-ste-2"], 21),
+    ):
+        assert f" --disk-gb {asked:.0f} --memory-gb " in recipe.finish(*words), words
+
+
 def test_a_checkpoint_that_is_fine_tuned_already_goes_on_few_bits(librispeech_dir: Path, tmp_path: Path) -> None:
     """By CTC over its letters, nothing else being trained."""
     published = write_hugging_face(tmp_path / "hf", "wav2vec2")
