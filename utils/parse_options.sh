@@ -21,7 +21,9 @@ option() {
   declare -gx "$variable"
 }
 
-memory=0 # not the user's own variable: a recipe sets it, or SLURM is not asked for any
+# GB; not the user's own variables: a recipe sets them, or SLURM is not asked for any (see stage.sh). am_memory: of the
+# acoustic model's training, which has a process for each GPU; empty: memory
+memory=0 job_memory="" am_memory=""
 corpus_dir="" corpus_dirs=() exp_dir="" stage=0 stop_stage=10 nj=$(nproc) gpus=0 cmd=run seed=0 smoke=false dry_run=false
 option corpus-dir dir "folder that holds the corpus"
 option exp-dir path "where everything is written (default: exp beside the recipe; exp-smoke with --smoke)"

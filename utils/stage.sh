@@ -25,14 +25,15 @@
 #   fi
 #   finish
 #
-# step NAME [--in FILE...] [--out FILE...] [--threads N] [--gpu N] -- COMMAND...   runs now
-# job  NAME ... (the same)                                                       waits for run_jobs
+# step NAME [--in FILE...] [--out FILE...] [--threads N] [--gpu N] [--memory GB] -- COMMAND...   runs now
+# job  NAME ... (the same)                                                                     waits for run_jobs
 #   COMMAND is a program with its arguments, or a shell function of the recipe (it sees exported variables only).
 #   It is done when it exited 0 and all of --out exist. It runs again where a word of the command, a file of --in or
 #   a file of --out changed or is gone, and says which. The value of a `--nj` in the command may change freely.
-#   --threads: OMP_NUM_THREADS (default: --nj for a step; shared evenly among the jobs of a stage).
+#   --threads: OMP_NUM_THREADS (default: --nj for a step; shared evenly among the jobs of a stage), of each process where
+#   there is one for each of several GPUs a share. SLURM is asked for as many CPUs, for at least 8 a GPU, for at most --nj.
 #   --gpu: how many of the --gpus it is given, by CUDA_VISIBLE_DEVICES (default: 0).
-#   What a job of SLURM asks for besides: $memory, in GB, if the recipe sets it (stage 0 asks for it too).
+#   --memory: what SLURM is asked for, GB (default: $memory for a step, $job_memory for a job, if the recipe sets them).
 #
 # Written: $exp_dir/log/stageN.NAME.log and $exp_dir/.done/N.NAME (what it was made from; remove it to run it again).
 
@@ -105,8 +106,7 @@ stage_resolve() {
 
 # Runs what stands on its input, for each step the number of its words and the words, NUL after each: see steps.py.
 stage_run() {
-  local options=(--recipe "$recipe_name" --stage "$stage_now" --exp-dir "$exp_dir" --nj "$nj" --gpus "$gpus" --cmd "$cmd"
-    --memory "${memory:-0}")
+  local options=(--recipe "$recipe_name" --stage "$stage_now" --exp-dir "$exp_dir" --nj "$nj" --gpus "$gpus" --cmd "$cmd")
   [ "$dry_run" = false ] || options+=(--dry-run)
   python "$stage_root/utils/steps.py" "${options[@]}" "$@"
 }
@@ -114,7 +114,7 @@ stage_run() {
 step() {
   [ -n "$stage_now" ] || option_die "step $1 stands outside every stage"
   stage_resolve "$@"
-  stage_run < <(printf '%s\0' "${#stage_words[@]}" "${stage_words[@]}")
+  stage_run --memory "$memory" < <(printf '%s\0' "${#stage_words[@]}" "${stage_words[@]}")
 }
 
 job() {
@@ -127,7 +127,7 @@ run_jobs() {
   [ "${#stage_queue[@]}" -gt 0 ] || return 0
   local queue=("${stage_queue[@]}")
   stage_queue=()
-  stage_run --parallel < <(printf '%s\0' "${queue[@]}")
+  stage_run --memory "${job_memory:-$memory}" --parallel < <(printf '%s\0' "${queue[@]}")
 }
 
 # The last line of a recipe.

@@ -43,9 +43,10 @@ given_corpus() {
   [ "$smoke" = false ] || corpus_options+=(--smoke)
 }
 
-# Stage 0, of such a corpus: check_corpus NAME DISK_GB MEMORY_GB
+# Stage 0, of such a corpus: check_corpus NAME DISK_GB
 check_corpus() {
-  step check -- mpq check --exp-dir "$exp" --disk-gb "$2" --memory-gb "$3"
+  local most=$((am_memory > memory ? am_memory : memory))
+  step check --memory "$most" -- mpq check --exp-dir "$exp" --disk-gb "$2" --memory-gb "$most"
   step corpus -- mpq prepare "$1" "${corpus_options[@]}" --check-only
   if [ "$gpus" -eq 0 ] && [ "$smoke" = false ] && [ "$dry_run" = false ]; then
     echo "$1: warning: no GPU is used (--gpus 0): stages 4, 6 and 8 take weeks on processors; give --gpus N, with --cmd slurm too" >&2
@@ -116,7 +117,7 @@ share_batch() {
 train_float_am() {
   local name=$1 conf=$2 out=$3 cuts train dev made_from without=() mpq=(mpq) processes=1 threads=() share
   if [ "$gpus" -gt 1 ]; then
-    mpq=(env OMP_NUM_THREADS=8 torchrun --standalone --nproc-per-node "$gpus" -m mpq) processes=$gpus
+    mpq=(torchrun --standalone --nproc-per-node "$gpus" -m mpq) processes=$gpus
   fi
   [ "$gpus" -eq 0 ] || threads=(--threads $((8 * processes))) # not all of a node's processors for a GPU
   share_batch "$conf" "$processes"
@@ -127,7 +128,7 @@ train_float_am() {
   [ "$name" != am ] || made_from+=("$dev" "$exp/lang/units.txt")
   [ "$ivectors" != false ] || without+=(--model.ivector_dim 0)
   [ "$lhuc" != false ] || without+=(--lhuc 0)
-  step "$name" --gpu "$processes" "${threads[@]}" --in "${made_from[@]}" --out "$out/model.mpq" \
+  step "$name" --gpu "$processes" "${threads[@]}" --memory "${am_memory:-$memory}" --in "${made_from[@]}" --out "$out/model.mpq" \
     -- "${mpq[@]}" train-am --config "$conf" --train "$train" --dev "$dev" \
       --lang "$exp/lang" --out "$out" --fit.seed "$seed" "${small_am[@]}" "${model_options[@]}" "${without[@]}" "${share[@]}"
 }

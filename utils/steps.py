@@ -1,7 +1,7 @@
 """Runs the steps of one stage, several at a time where they are independent; called by utils/stage.sh.
 
 Standard input holds, for each step, the number of its words and the words, each ended by a NUL:
-``NAME [--in FILE...] [--out FILE...] [--threads N] [--gpu N] -- COMMAND...``
+``NAME [--in FILE...] [--out FILE...] [--threads N] [--gpu N] [--memory GB] -- COMMAND...``
 
 A step whose mark still holds is skipped. Each command has its own process group and log; its lines are
 shown as they come. When one fails, the others are ended and its status is the status of the whole; nothing
@@ -32,6 +32,8 @@ from marks import Mark, fingerprint, key_words, output_fingerprint, what_changed
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
 NOT_DONE = "not done yet"
+NUMBERS = {"--threads": "threads", "--gpu": "gpus", "--memory": "memory"}  # options of a step, fields of Step
+CPUS_PER_GPU = 8  # what SLURM is asked for with a GPU: they read and prepare what it trains on
 FUNCTION = ["bash", "-euo", "pipefail", "-c"]  # how stage_resolve has a shell function run
 END_SECONDS = 10.0  # between asking a process group to end and killing it
 
@@ -62,6 +64,7 @@ class Step:
     outputs: list[str] = field(default_factory=list)
     threads: int = 0  # 0: the runner's choice
     gpus: int = 0
+    memory: int = 0  # GB; 0: the runner's choice
 
 
 @dataclass
@@ -107,14 +110,15 @@ def parse_step(words: list[str]) -> Step:
         raise StepError(f"{step.name}: nothing stands after --")
     option = ""
     for word in words[1:end]:
-        if word in ("--in", "--out", "--threads", "--gpu"):
+        if word in ("--in", "--out", *NUMBERS):
             option = word
         elif option in ("--in", "--out"):
             (step.inputs if option == "--in" else step.outputs).append(word)
         elif option and word.isdecimal():
-            setattr(step, "threads" if option == "--threads" else "gpus", int(word))
+            setattr(step, NUMBERS[option], int(word))
         else:
-            raise StepError(f"{step.name}: '{word}' is not understood; known are --in --out --threads --gpu --")
+            known = " ".join(("--in", "--out", *NUMBERS, "--"))
+            raise StepError(f"{step.name}: '{word}' is not understood; known are {known}")
     return step
 
 
@@ -207,6 +211,10 @@ class Runner:
             return False
         return len(self.free_gpus) >= min(step.gpus, self.n_gpus)
 
+    def cpus(self, threads: int, gpus: int) -> int:
+        """How many SLURM is asked for: some for every GPU, but never more than the user says that a node has."""
+        return min(max(threads, CPUS_PER_GPU * gpus), self.nj)
+
     def start(self, step: Step, threads: int) -> None:
         """Starts a step in a process group of its own that ends with this runner."""
         inputs = self.paths(step.inputs)
@@ -219,13 +227,16 @@ class Runner:
         self.mark_path(step).unlink(missing_ok=True)
         taken, self.free_gpus = self.free_gpus[: step.gpus], self.free_gpus[step.gpus :]
         threads = step.threads or threads
-        env = dict(os.environ, OMP_NUM_THREADS=str(threads), PYTHONUNBUFFERED="1")
+        if self.slurm:
+            threads = self.cpus(threads, len(taken))
+        each = max(1, threads // max(1, step.gpus))  # a step of several GPUs has a process for each
+        env = dict(os.environ, OMP_NUM_THREADS=str(each), PYTHONUNBUFFERED="1")
         command = step.command
         if self.slurm:
             launcher = [sys.executable, str(Path(__file__).with_name("launch.py")), "--name"]
             gpus = str(len(taken))  # no more than the user gives, and none on a cluster without any
             options = [f"{self.recipe}-{step.name}", "--threads", str(threads), "--gpus", gpus]
-            options += ["--memory-gb", str(self.memory)]
+            options += ["--memory-gb", str(step.memory or self.memory)]
             command = [*launcher, *options, "--log-dir", str(self.exp_dir / "log"), "--", *command]
         else:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(taken)

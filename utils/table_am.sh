@@ -60,7 +60,7 @@ search_am_bits() {
     again=(--seed "$seed" --costs "$row_search/costs.json" --bits 8)
     [ "$row_method" != one-stage ] || again=(--one_stage.fit.seed $((row_seed + 2)) --bits "$row_bits" "${row_a[@]}")
     search=(mpq search --config "$conf" "${row_how[@]}" --candidates "$row_candidates" --model "$model" "${row_data[@]}" "${am_search[@]}")
-    [[ $seen = *" $row_search "* ]] || job "${row_search##*/}" --threads 1 --gpu 1 --in "$conf" "$model" "${row_data[@]:1:1}" --out "$row_search/plan.yaml" \
+    [[ $seen = *" $row_search "* ]] || job "${row_search##*/}" --threads 1 --gpu 1 --memory "$memory" --in "$conf" "$model" "${row_data[@]:1:1}" --out "$row_search/plan.yaml" \
       -- timed "$row_search" "$row_search/plan.yaml.search/checkpoint.pt" "${search[@]}" "${again[@]}" --out "$row_search/plan.yaml"
     seen+="$row_search "
   done
@@ -96,7 +96,7 @@ train_am_rows() {
       cotrain*) options+=(--cotrain_bits $((2 * row_bits))) ;;&
       *alone) options+=(--distill 0) ;;
     esac
-    job "$row" --threads 1 --gpu 1 --in "${inputs[@]}" --out "$quant"/{model.mpq,seconds} \
+    job "$row" --threads 1 --gpu 1 --memory "$memory" --in "${inputs[@]}" --out "$quant"/{model.mpq,seconds} \
       -- timed "$quant" "$quant/model.mpq.train/checkpoint.pt" mpq quantize --config "conf/table/$table-ste.yaml" --model "$out/am/$table/model.mpq" \
         --train "$train" "${options[@]}" "${row_data[@]}" --out "$quant/model.mpq" --fit.seed "$row_seed" "${small_am[@]}" "${am_train[@]}" ${max_frames:+--max_frames "$max_frames"}
   done
@@ -116,7 +116,7 @@ decode_am_rows() {
     split_am_row "$row" || model=$out/am/$row/model.mpq
     for set in "${sets[@]}"; do
       find_cuts "$set"
-      job "$row-$set" --threads 1 --gpu 1 --in "$model" "$exp/lang/HLG.fst" "$cuts" --out "$out/decode/$row/$set/nbest.jsonl.gz" \
+      job "$row-$set" --threads 1 --gpu 1 --memory "$memory" --in "$model" "$exp/lang/HLG.fst" "$cuts" --out "$out/decode/$row/$set/nbest.jsonl.gz" \
         -- mpq decode --am "$model" --features "$cuts" --lang "$exp/lang" --out "$out/decode/$row/$set" --nj 1
     done
   done

@@ -31,18 +31,18 @@ sets=(dev eval)
 systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit lstm-{2,1}bit-rounded)
 given_corpus --mic "$mic" --nj "$nj"
 disk=$((20 + ${#chosen_rows[@]} / 5)) prune=1e-7 # a checkpoint of each row of a table
-memory=$((7 + (gpus > 1 ? gpus : 1))) # each process of training holds manifests and LF-MMI's graphs
+memory=8 job_memory=6 am_memory=$((7 + (gpus > 1 ? gpus : 1))) # each process of training holds manifests and LF-MMI's graphs
 # counting the trigrams of Fisher's 22 million words takes about 6 to 7 GB, beside what else runs
-[ -z "$(find -H "${corpus_dirs[@]}" -name 'fe_03_*.txt' -print -quit 2> /dev/null)" ] || memory=$((memory > 12 ? memory : 12))
+[ -z "$(find -H "${corpus_dirs[@]}" -name 'fe_03_*.txt' -print -quit 2> /dev/null)" ] || memory=12
 if [ "$smoke" = true ]; then
-  prune=1e-5 disk=1 memory=4 lms=(lstm) systems=(lstm-2bit)
+  prune=1e-5 disk=1 memory=4 job_memory="" am_memory="" lms=(lstm) systems=(lstm-2bit)
   small_am=(--fit.epochs 2 --fit.average 0 --max_frames 4000 --model.hidden 48 --model.bottleneck 16 --model.first_bottleneck 16
     --model.channels "[4,8]" --model.height_strides "[2,2]" --model.strides "[1]" --model.prefinal 16 --model.ivector_dim 8)
   small_ivector=(--dim 8 --gaussians 8 --iterations 2)
   small_lm=(--fit.epochs 1) small_dim=(--model.dim 48 --model.layers 1)
 fi
 
-if stage 0; then check_corpus ami "$disk" "$memory"; fi
+if stage 0; then check_corpus ami "$disk"; fi
 
 if stage 1; then
   step prepare --out "$exp"/data/{train,dev,eval}/cuts.jsonl.gz "$exp"/data/{dev,eval}/stm "$exp"/data/lm/{train,ami,fisher,dev,eval}.txt \

@@ -30,16 +30,16 @@ systems=(lstm-{8,4,2,1}bit transformer-{4,2}bit lstm-{2,1}bit-rounded)
 # shellcheck disable=SC2119  # it has no options of its own
 given_corpus
 prune=1e-7 disk=$((50 + 2 * ${#chosen_rows[@]})) units=biphones # a checkpoint of each row of a table
-memory=$((20 + 4 * (gpus > 1 ? gpus : 1))) # each process of training holds manifests and LF-MMI's graphs
+memory=24 job_memory=8 am_memory=$((20 + 4 * (gpus > 1 ? gpus : 1))) # each process of training holds manifests and LF-MMI's graphs
 if [ "$smoke" = true ]; then
-  prune=1e-4 disk=1 memory=4 lms=(lstm) systems=(lstm-2bit) units=phones # some 70 utterances teach no 1,560 biphones
+  prune=1e-4 disk=1 memory=4 job_memory="" am_memory="" lms=(lstm) systems=(lstm-2bit) units=phones # some 70 utterances teach no 1,560 biphones
   small_am=(--fit.epochs 6 --fit.average 2 --fit.lr 0.003 --ctc_part 0.8 --max_frames 1000 --model.hidden 64 --model.bottleneck 16 --model.first_bottleneck 16
     --model.channels "[8,8]" --model.height_strides "[2,2]" --model.strides "[1]" --model.prefinal 32 --model.ivector_dim 8)
   small_ivector=(--dim 8 --gaussians 8 --iterations 2)
   small_lm=(--fit.epochs 1) small_dim=(--model.dim 64 --model.layers 1)
 fi
 
-if stage 0; then check_corpus swbd "$disk" "$memory"; fi
+if stage 0; then check_corpus swbd "$disk"; fi
 
 if stage 1; then
   step prepare --out "$exp"/data/{train,dev,eval2000}/cuts.jsonl.gz "$exp/data/dictionary.txt" "$exp"/data/lm/{train,swbd,fisher,dev,test}.txt \

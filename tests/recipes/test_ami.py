@@ -59,7 +59,7 @@ def test_several_gpus_train_one_acoustic_model(tmp_path: Path) -> None:
 
     corpus = ("--corpus-dir", str(tmp_path))
     four = printed("ami", *corpus, "--gpus", "4")
-    assert " torchrun --standalone --nproc-per-node 4 -m mpq train-am --config conf/am.yaml " in four
+    assert "torchrun --standalone --nproc-per-node 4 -m mpq train-am --config conf/am.yaml " in four
     assert four.endswith(" --max_frames 1000\n"), "the last of two holds; a quarter of --smoke's 4000"
     assert printed("ami", *corpus, "--gpus", "3", smoke=False).endswith(" --max_frames 13333\n")
     own = ("--max-frames", "20000")

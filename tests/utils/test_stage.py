@@ -226,7 +226,67 @@ if stage 7; then step e --gpu 2 -- show e; fi
     assert project.run("--nj", "8", "--gpus", "2").returncode == 0
     seen = {name: (project.recipe_dir / name).read_text().strip() for name in "abcde"}
     assert {seen["a"], seen["b"]} == {"2/4", "2/7"}
-    assert (seen["c"], seen["d"], seen["e"]) == ("2/", "3/", "8/4,7")
+    assert (seen["c"], seen["d"], seen["e"]) == ("2/", "3/", "4/4,7")  # e has two processes
+
+
+class Asking:
+    """A project whose steps end well and log what SLURM would be asked for."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        (project.root / "sbatch").touch(mode=0o755)
+        project.env["PATH"] = f"{project.root}:{project.env['PATH']}"
+        launcher = "import os, sys; print(*sys.argv[3:9], 'OMP', os.environ['OMP_NUM_THREADS'])"
+        (project.root / "utils" / "launch.py").write_text(launcher)  # in place of the real one
+
+    def run(self, *words: str) -> None:
+        done = self.project.run("--cmd", "slurm", *words)
+        assert done.returncode == 0, done.stderr
+
+    def check(self, stage: int, name: str, cpus: int, gpus: int, memory: int, omp: int) -> None:
+        log = (self.project.exp / "log" / f"stage{stage}.{name}.log").read_text()
+        assert f"\n--threads {cpus} --gpus {gpus} --memory-gb {memory} OMP {omp}\n" in log
+
+
+@pytest.fixture
+def asking(project: Project) -> Asking:
+    return Asking(project)
+
+
+@pytest.mark.parametrize("nj", [4, 32])
+def test_what_slurm_is_asked_for(asking: Asking, nj: int) -> None:
+    """8 CPUs for each GPU, but never more than --nj; less memory for jobs, if they do not say otherwise."""
+    asking.project.recipe("""
+memory=24 job_memory=3
+if stage 5; then step decode --gpu 1 -- true; step lang -- true; fi
+if stage 8; then job row --threads 1 --gpu 1 --memory "$memory" -- true; job cpu --threads 1 -- true; fi
+""")
+    asking.run("--nj", str(nj), "--gpus", "2")
+    asking.check(5, "decode", nj, 1, 24, nj)
+    asking.check(5, "lang", nj, 0, 24, nj)
+    asking.check(8, "row", min(nj, 8), 1, 24, min(nj, 8))
+    asking.check(8, "cpu", 1, 0, 3, 1)
+
+
+@pytest.mark.parametrize(("nj", "cpus", "omp"), [(4, 4, 1), (16, 16, 4), (64, 32, 8)])
+def test_what_slurm_is_asked_for_training_on_several_gpus(asking: Asking, nj: int, cpus: int, omp: int) -> None:
+    """The memory of all its processes, which stage 0 looks for; no other step asks for as much."""
+    for name in ("conf/am.yaml", *(f"exp/features/{part}/cuts.jsonl.gz" for part in ("train", "dev"))):
+        (asking.project.recipe_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (asking.project.recipe_dir / name).write_text("max_frames: 40000\n")
+    asking.project.recipe("""
+source "$stage_root/utils/stages.sh"
+memory=24 job_memory=8 am_memory=36
+mkdir -p "$exp"/{lang,am}
+touch "$exp"/lang/{lexicon,phones,units}.txt "$exp/am/model.mpq"
+if stage 0; then check_corpus toy 1; fi
+if stage 4; then train_acoustic_model; fi
+""")
+    asking.run("--nj", str(nj), "--gpus", "4")
+    asking.check(0, "check", nj, 0, 36, nj)
+    asking.check(0, "corpus", nj, 0, 24, nj)
+    asking.check(4, "am", cpus, 4, 36, omp)
+    assert "--memory-gb 36 " in (asking.project.exp / "log" / "stage0.check.log").read_text()
 
 
 def test_one_run_at_a_time_in_a_folder(project: Project) -> None:
