@@ -211,10 +211,6 @@ class Runner:
             return False
         return len(self.free_gpus) >= min(step.gpus, self.n_gpus)
 
-    def cpus(self, threads: int, gpus: int) -> int:
-        """How many SLURM is asked for: some for every GPU, but never more than the user says that a node has."""
-        return min(max(threads, CPUS_PER_GPU * gpus), self.nj)
-
     def start(self, step: Step, threads: int) -> None:
         """Starts a step in a process group of its own that ends with this runner."""
         inputs = self.paths(step.inputs)
@@ -227,8 +223,8 @@ class Runner:
         self.mark_path(step).unlink(missing_ok=True)
         taken, self.free_gpus = self.free_gpus[: step.gpus], self.free_gpus[step.gpus :]
         threads = step.threads or threads
-        if self.slurm:
-            threads = self.cpus(threads, len(taken))
+        if self.slurm:  # never more than the user says that a node has
+            threads = min(max(threads, CPUS_PER_GPU * len(taken)), self.nj)
         each = max(1, threads // max(1, step.gpus))  # a step of several GPUs has a process for each
         env = dict(os.environ, OMP_NUM_THREADS=str(each), PYTHONUNBUFFERED="1")
         command = step.command
