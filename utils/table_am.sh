@@ -110,14 +110,15 @@ train_table_am() {
 
 # Stage 9: lattices and n-best lists of every row, then the n-gram model's weight, tuned on the first set
 decode_am_rows() {
-  local row set model
+  local row set model searches=1 # processes of a job; without GPUs as many jobs run as there are processors
+  [ "$gpus" -eq 0 ] || [ "$gpus" -gt "$nj" ] || searches=$((nj / gpus))
   for row in "${chosen_rows[@]}"; do
     model=$out/quant/$row/model.mpq
     split_am_row "$row" || model=$out/am/$row/model.mpq
     for set in "${sets[@]}"; do
       find_cuts "$set"
-      job "$row-$set" --threads 1 --gpu 1 --memory "$memory" --in "$model" "$exp/lang/HLG.fst" "$cuts" --out "$out/decode/$row/$set/nbest.jsonl.gz" \
-        -- mpq decode --am "$model" --features "$cuts" --lang "$exp/lang" --out "$out/decode/$row/$set" --nj 1
+      job "$row-$set" --threads "$searches" --gpu 1 --memory "$memory" --in "$model" "$exp/lang/HLG.fst" "$cuts" --out "$out/decode/$row/$set/nbest.jsonl.gz" \
+        -- mpq decode --am "$model" --features "$cuts" --lang "$exp/lang" --out "$out/decode/$row/$set" --nj "$searches"
     done
   done
   run_jobs

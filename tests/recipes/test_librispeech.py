@@ -71,6 +71,15 @@ def test_foundation_models_begin_with_a_checkpoint(tmp_path: Path) -> None:
     assert "--acoustic-units letters --letters" in printed and "mpq train-am" not in printed
 
 
+def test_rows_that_hold_a_gpu_decode_by_all_processes(tmp_path: Path) -> None:
+    """Without a GPU each row has one, and as many rows are decoded at once."""
+    words = ("--corpus-dir", str(tmp_path), "--table", "conformer", "--rows", "conformer,conformer-w4a8", "--dry-run")
+    recipe = Recipe("librispeech", tmp_path / "exp", *words, "--stage", "9", "--stop-stage", "9", "--nj", "7")
+    for gpus, searches in ((0, 1), (1, 7), (2, 3), (8, 1)):
+        lines = [line for line in recipe.finish("--gpus", str(gpus)).splitlines() if line.startswith("mpq decode ")]
+        assert len(lines) == 4 and all(line.endswith(f" --nj {searches}") for line in lines)
+
+
 def test_disk_for_the_rows_of_tables(tmp_path: Path) -> None:
     """A checkpoint, four times the float model, stays of each; wav2vec 2.0 has no features on disk."""
     recipe = Recipe("librispeech", tmp_path / "exp", "--corpus-dir", str(tmp_path), "--dry-run", "--stop-stage", "0")
