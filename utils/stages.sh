@@ -14,11 +14,12 @@
 #   ngram            name of a larger n-gram model that rescores the lists first, as EXP/data/lm/NAME.arpa.gz: (4-gram)
 #   model_options    further options of training the float acoustic model
 #   nist_command     what scores a system's folder by STM and GLM, and nist_inputs, what it reads besides: (hub5 EXP eval2000)
+#   nist_pairs       what two systems are compared by, for each set its name, STM and GLM: (eval2000 EXP/stm EXP/glm)
 #   small_am small_ivector small_lm small_dim    further options of training where --smoke is given
 # and of its user, where it calls am_options: speeds, acoustic_units, ivectors, lhuc, max_frames
 
 sets=(dev test) lms=(lstm transformer) systems=() am_conf=conf/am.yaml lhuc_conf=conf/lhuc.yaml features=features first_pass="" ngram=""
-model_options=() nist_command=() nist_inputs=() small_am=() small_ivector=() small_lm=() small_dim=()
+model_options=() nist_command=() nist_inputs=() nist_pairs=() small_am=() small_ivector=() small_lm=() small_dim=()
 # shellcheck disable=SC2034
 speeds=0.9,1.0,1.1 acoustic_units=phones ivectors="" lhuc="" max_frames=""
 
@@ -228,16 +229,41 @@ report_results() {
     -- report "$exp" conf/report.yaml "$smoke"
 }
 
-# Stage 10, NIST's scores of systems: nist_command FOLDER makes FOLDER/NAME.txt of the hypotheses there, and all lines, by set, are
-# gathered and shown: nist_scores STEP DIR/NAME.txt FOLDER...
+# Stage 10, NIST's scores of systems: nist_command FOLDER makes FOLDER/NAME.txt of the hypotheses there, and FOLDER/SET.ctm; a
+# system whose name goes on after that of another one (lstm-2bit, lstm) is compared with it by nist_pairs, in FOLDER/NAME-p.txt.
+# All lines, by set, are gathered and shown: nist_scores STEP DIR/NAME.txt FOLDER...
 nist_scores() {
-  local folder name=${2##*/} files=("${@:3}")
-  files=("${files[@]/%//$name}")
+  local folder other name=${2##*/} files=("${@:3}") pairs=() number
+  files=("${files[@]/%//$name}") name=${name%.txt}
   for folder in "${@:3}"; do
-    job "${name%.txt}-${folder##*/}" --in "$folder"/hyp-*.txt "${nist_inputs[@]}" --out "$folder/$name" -- "${nist_command[@]}" "$folder"
+    job "$name-${folder##*/}" --in "$folder"/hyp-*.txt "${nist_inputs[@]}" --out "$folder/$name.txt" -- "${nist_command[@]}" "$folder"
+  done
+  run_jobs
+  for folder in "${@:3}"; do
+    for other in "${@:3}"; do
+      if [ ${#nist_pairs[@]} -eq 0 ] || [[ ${folder##*/} != "${other##*/}-"* ]] || [[ ${other##*/} = *-* ]]; then continue; fi
+      pairs=()
+      for ((number = 0; number < ${#nist_pairs[@]}; number += 3)); do
+        pairs+=("$other/${nist_pairs[number]}.ctm" "$folder/${nist_pairs[number]}.ctm" "${nist_pairs[@]:number + 1:2}")
+      done
+      files+=("$folder/$name-p.txt")
+      job "$name-${folder##*/}-p" --in "${pairs[@]}" --out "${files[-1]}" -- compare_words "$other" "$folder" "${files[-1]}" "${nist_pairs[@]}"
+    done
   done
   run_jobs
   step "$1" --in "${files[@]}" --out "$2" -- gather_scores "$2" "${files[@]}"
+}
+
+# The p of MAPSSWE over the segments of the references, of the words with times in A and in B: compare_words A B OUT [SET STM GLM]...
+compare_words() {
+  local first=$1 second=$2 a=${1##*/} b=${2##*/} out=$3
+  shift 3
+  while [ $# -gt 0 ]; do
+    mpq compare --stm "$2" --glm "$3" --ctm "$first/$1.ctm" --ctm "$second/$1.ctm" |
+      sed -n "s/: A is \(.*\) than B /: $a is \1 than $b /; s/: B is \(.*\) than A /: $b is \1 than $a /; s/^MAPSSWE: /$1 $b MAPSSWE against $a: /p"
+    shift 3
+  done > "$out.tmp"
+  mv "$out.tmp" "$out"
 }
 
 gather_scores() {

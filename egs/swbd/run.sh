@@ -89,6 +89,7 @@ hub5() {
 if stage 10; then
   tests=("${sets[@]:1}")
   nist_command=(hub5 "$exp" "${tests[*]}") nist_inputs=("${tests[@]/#/$exp/data/}") nist_inputs=("${nist_inputs[@]/%//stm}" "${nist_inputs[@]/%//glm}")
+  for name in "${tests[@]}"; do nist_pairs+=("$name" "$exp/data/$name"/{stm,glm}); done
   if [ "$table" = lm ]; then
     report_table_lm
     nist_scores table-hub5 "$exp/table-lm/hub5.txt" "${row_folders[@]}"

@@ -19,8 +19,10 @@ def test_smoke_run(ami: Recipe) -> None:
     model = load_am(ami.exp / "am")
     assert (model.ivector_dim, model.n_outputs) == (8, 39 * 40 + 1), "i-vectors, and left biphones"
     assert (ami.exp / "decode" / "eval" / "lhuc.safetensors").exists(), "a second pass"
-    scores = (ami.exp / "nist.txt").read_text().splitlines()
-    assert [line.split()[:3] for line in scores] == [["dev", "first-pass", "%WER"], ["eval", "first-pass", "%WER"]]
+    scores = [line.split()[:3] for line in (ami.exp / "nist.txt").read_text().splitlines()]
+    systems = [("first-pass", "%WER"), ("lstm", "%WER"), ("lstm-2bit", "%WER"), ("lstm-2bit", "MAPSSWE")]
+    assert scores == [[part, *system] for part in ("dev", "eval") for system in systems]
+    assert " MAPSSWE against lstm: " in (ami.exp / "rescore" / "lstm-2bit" / "nist-p.txt").read_text()
 
 
 def test_xml_that_breaks_off_is_refused_before_anything_is_computed(ami_dir: Path, tmp_path: Path) -> None:
