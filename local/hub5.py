@@ -159,7 +159,7 @@ def check_times(
         checks: told of what is odd.
     """
     kept, places = [], []
-    lines = {}
+    lines: dict[StmSegment, str] = {}
     for path in found.stms:
         with suppress(BadInput):  # which has been said
             lines |= {item: f"{path}:{item.line}" for item in read_stm(path)}
