@@ -38,20 +38,18 @@ check_rows() {
 }
 
 # Runs COMMAND, which writes into DIR, and leaves in DIR/seconds how long its result took: DIR is emptied first, unless
-# the same command was killed and CHECKPOINT is there, from which it goes on; then what led to that counts too. A job that
-# works in DIR still, such as one of SLURM whose ./run.sh was killed, keeps another one out: timed DIR CHECKPOINT COMMAND...
+# the same command was killed and CHECKPOINT is there, from which it goes on; then what led to that counts too.
+# timed DIR CHECKPOINT COMMAND...
 timed() {
-  local dir=$1 checkpoint=$2 word key began=0 before=0 old="" lock
+  local dir=$1 checkpoint=$2 word key began=0 before=0 old=""
   shift 2
-  mkdir -p "$dir"
-  exec {lock}> "$dir/.lock" # held until this process and the command have ended
-  flock --wait 10 "$lock" || [ $? -gt 1 ] || { echo "$dir: another job works here; wait for its end" >&2; return 2; }
   key=$( (printf '%s\n' "$@" && for word; do [ ! -f "$word" ] || cat "$word"; done) | sha256sum)
   [ ! -e "$dir/running" ] || { read -r began before && read -r old; } < "$dir/running"
   if [ -e "$checkpoint" ] && [ "$old" = "$key" ]; then
     before=$(stat -c %.Y "$checkpoint" | awk -v began="$began" -v before="$before" '{ print before + ($1 > began ? $1 - began : 0) }')
   else
-    find "$dir" -mindepth 1 -maxdepth 1 ! -name .lock -exec rm -rf {} +
+    rm -rf "$dir"
+    mkdir -p "$dir"
     before=0
   fi
   began=$EPOCHREALTIME

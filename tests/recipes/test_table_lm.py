@@ -182,20 +182,6 @@ def timed(folder: Path, seconds: int) -> list[str]:
     return ["bash", "-euo", "pipefail", "-c", TIMED, str(table), str(folder), str(seconds)]
 
 
-def test_a_row_that_is_at_work_keeps_another_job_out(tmp_path: Path) -> None:
-    row = tmp_path / "row"
-    first = subprocess.Popen(timed(row, 30), start_new_session=True)
-    try:
-        while not (row / "running").exists():
-            time.sleep(0.02)
-        second = subprocess.run(timed(row, 0), capture_output=True, text=True, timeout=50)
-        assert second.returncode == 2 and second.stderr == f"{row}: another job works here; wait for its end\n"
-        assert (row / "checkpoint").exists() and first.poll() is None
-    finally:
-        os.killpg(first.pid, signal.SIGKILL)
-        first.wait()
-
-
 def test_time_of_a_killed_row_counts_up_to_its_checkpoint(tmp_path: Path) -> None:
     row = tmp_path / "row"
     process = subprocess.Popen(timed(row, 60), start_new_session=True)
