@@ -207,6 +207,20 @@ list_table_rows() {
   done
 }
 
+# Stages 6 to 9: the table's, or those of the usual systems
+language_model_stages() {
+  if [ "$table" = lm ]; then
+    if stage 6; then train_table_lms; fi
+    if stage 7; then search_table_bits; fi
+    if stage 8; then train_table_rows; fi
+    if stage 9; then rescore_table_rows; fi
+  else
+    if stage 6; then train_language_models "$lm_units"; fi
+    if stage 8; then quantize_systems; fi
+    if stage 9; then rescore_systems; fi
+  fi
+}
+
 # Stage 10; sets row_folders, too
 report_table_lm() {
   find_row_folders

@@ -61,17 +61,7 @@ fi
 
 if stage 4; then train_acoustic_model; fi
 if stage 5; then decode_sets; fi
-
-if [ "$table" = lm ]; then
-  if stage 6; then train_table_lms; fi
-  if stage 7; then search_table_bits; fi
-  if stage 8; then train_table_rows; fi
-  if stage 9; then rescore_table_rows; fi
-else
-  if stage 6; then train_language_models "$lm_units"; fi
-  if stage 8; then quantize_systems; fi
-  if stage 9; then rescore_systems; fi
-fi
+language_model_stages
 
 # NIST's scores of a system on dev and eval, speech of up to four at once where they share a microphone, in
 # FOLDER/nist.txt: nist EXP MIC INPUTS FOLDER

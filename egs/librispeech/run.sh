@@ -131,16 +131,8 @@ if stage 5; then
   rescore_by_ngram
 fi
 
-if [ "$table" = lm ]; then
-  if stage 6; then train_table_lms; fi
-  if stage 7; then search_table_bits; fi
-  if stage 8; then train_table_rows; fi
-  if stage 9; then rescore_table_rows; fi
-  if stage 10; then report_table_lm; fi
-else
-  if stage 6; then train_language_models "$lm_units"; fi
-  if stage 8; then quantize_systems; fi
-  if stage 9; then rescore_systems; fi
-  if stage 10; then report_results; fi
+language_model_stages
+if stage 10; then
+  if [ "$table" = lm ]; then report_table_lm; else report_results; fi
 fi
 finish
