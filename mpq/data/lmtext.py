@@ -176,11 +176,21 @@ class LmBatch:
 
 def pad_sentences(sentences: list[list[int]], bos: int, eos: int) -> LmBatch:
     """One batch of sentences given as unit ids without boundary marks."""
-    longest = max(len(ids) for ids in sentences)
-    rows = torch.tensor([[bos, *ids] + [eos] * (longest + 1 - len(ids)) for ids in sentences])
-    lengths = torch.tensor([len(ids) + 1 for ids in sentences])
-    mask = torch.arange(longest + 1) < lengths[:, None]
-    return LmBatch(rows[:, :-1], rows[:, 1:], mask)
+    sizes = np.array([len(ids) for ids in sentences])
+    units = np.fromiter(chain.from_iterable(sentences), np.int64, sizes.sum())
+    return _pad(units, sizes.cumsum() - sizes, sizes + 1, bos, eos)
+
+
+def _pad(units: npt.NDArray[np.generic], starts: Ids, lengths: Ids, bos: int, eos: int) -> LmBatch:
+    """One batch of the sentences that begin there in `units` and have so many of them, `</s>` included."""
+    places = np.arange(lengths.max())
+    known = places < lengths[:, None]
+    rows = np.full((len(lengths), len(places) + 1), eos)
+    rows[:, 0] = bos
+    inside = known[:, 1:]
+    rows[:, 1:-1][inside] = units[(starts[:, None] + places[:-1])[inside]]
+    ids = torch.from_numpy(rows)
+    return LmBatch(ids[:, :-1], ids[:, 1:], torch.from_numpy(known))
 
 
 def cut_by_tokens(lengths: Ids, max_tokens: int) -> list[tuple[int, int]]:
@@ -249,19 +259,8 @@ class LmText:
             cuts = cut_by_tokens(lengths[order], batch_tokens)
             for i in rng.permutation(len(cuts))[skip:]:
                 picked = order[slice(*cuts[i])]
-                yield self._pad(units, starts[picked], lengths[picked])
+                yield _pad(units, starts[picked], lengths[picked], self.tokenizer.bos, self.tokenizer.eos)
             skip = max(0, skip - len(cuts))
-
-    def _pad(self, units: npt.NDArray[np.generic], starts: Ids, lengths: Ids) -> LmBatch:
-        """As `pad_sentences`, of sentences that begin there and have so many units, `</s>` included."""
-        places = np.arange(lengths.max())
-        known = places < lengths[:, None]
-        rows = np.full((len(lengths), len(places) + 1), self.tokenizer.eos)
-        rows[:, 0] = self.tokenizer.bos
-        inside = known[:, 1:]
-        rows[:, 1:-1][inside] = units[(starts[:, None] + places[:-1])[inside]]
-        ids = torch.from_numpy(rows)
-        return LmBatch(ids[:, :-1], ids[:, 1:], torch.from_numpy(known))
 
 
 def open_lm_text(path: PathLike, tokenizer: Tokenizer, cache_dir: PathLike) -> LmText:
