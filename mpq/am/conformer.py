@@ -87,9 +87,9 @@ class ConformerModel(AcousticModel):
     def encode(self, features: Tensor, lengths: Tensor, ivectors: Tensor | None, scales: Tensor | None) -> Tensor:
         """Hidden frames `(N, T', dim)`."""
         x = (features * frame_mask(lengths, features.shape[1])[:, :, None]).unsqueeze(1)
-        x = torch.relu(self.conv1(x))  # (N, C, T/2, F/2)
+        x = _relu(self.conv1(x))  # (N, C, T/2, F/2)
         halved = torch.div(lengths + 1, 2, rounding_mode="floor")
-        x = torch.relu(self.conv2(_silence(x, frame_mask(halved, x.shape[2])[:, None, :, None])))
+        x = _relu(self.conv2(_silence(x, frame_mask(halved, x.shape[2])[:, None, :, None])))
         x = self.join(x.transpose(1, 2).flatten(2))  # (N, T', dim)
         if self.ivector_dim and ivectors is not None:
             x = x + spread_ivectors(self.ivector(ivectors), x.shape[1], self.subsampling)
@@ -118,6 +118,11 @@ class ConformerModel(AcousticModel):
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def _relu(x: Tensor) -> Tensor:
+    """In its own memory where no gradient is asked for."""
+    return torch.relu(x) if torch.is_grad_enabled() else x.relu_()
 
 
 def _silence(x: Tensor, mask: Tensor) -> Tensor:

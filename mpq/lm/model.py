@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mpq.data.lmtext import LmBatch
 from mpq.io import BadInput, check_ranges
-from mpq.quant import FloatLinear, QuantModule, attend_exactly, gelu
+from mpq.quant import FloatLinear, QuantModule, attend_exactly, gelu, log_sum_exp
 
 ARCHITECTURES = ("lstm", "transformer")
 LOGITS = 1 << 20  # at once where only some are asked for: more would leave the processor's cache
@@ -102,11 +102,11 @@ class LanguageModel(nn.Module, ABC):
         """Natural-log probability of every target that is not padding, (M,), row after row."""
         rows, targets = self._rows(batch.inputs, batch.mask), batch.targets[batch.mask]
         at_once = max(ROWS, LOGITS // self.output.out_features)
-        losses = [
-            F.cross_entropy(self.output(some).float(), asked, reduction="none")
-            for some, asked in zip(torch.split(rows, at_once), torch.split(targets, at_once), strict=True)
-        ]
-        return -torch.cat(losses)
+        found = []
+        for some, asked in zip(torch.split(rows, at_once), torch.split(targets, at_once), strict=True):
+            logits = self.output(some).float()
+            found.append(logits.gather(1, asked[:, None]).squeeze(1) - log_sum_exp(logits))
+        return torch.cat(found)
 
     def score(self, batch: LmBatch) -> Tensor:
         """Natural-log probability of each sentence, `</s>` included, (N,) float64."""

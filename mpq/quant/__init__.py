@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from mpq.quant.activation import gelu
+from mpq.quant.activation import gelu, log_sum_exp
 from mpq.quant.attention import QuantAttention, attend_exactly
 from mpq.quant.conv import QuantConv1d, QuantConv2d
 from mpq.quant.file import ModelFile, load_weights_into, model_path, read_model_file, save_model, without_numbers
 from mpq.quant.fit import fit_scale, project
 from mpq.quant.floats import FloatLinear, float_linear
-from mpq.quant.integer import int8_rows, int_linear, int_matmul, straight_through
+from mpq.quant.integer import int_linear, int_matmul, straight_through
+from mpq.quant.kernels import int8_rows
 from mpq.quant.layers import QuantEmbedding, QuantLinear, QuantLSTM, QuantModule
 from mpq.quant.model import freeze, quantizable, quantize_model, quantized_weights, uniform_plan
 from mpq.quant.pack import pack_codes, unpack_codes
@@ -38,6 +39,7 @@ __all__ = [
     "int_matmul",
     "levels",
     "load_weights_into",
+    "log_sum_exp",
     "model_path",
     "nearest",
     "pack_codes",

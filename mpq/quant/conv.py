@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mpq.quant.cache import at_once, parts
-from mpq.quant.integer import EXACT, asks_gradients, int8_rows, int_linear, largest, rows_product, scale_of
+from mpq.quant.integer import EXACT, asks_gradients, int_linear, rows_product
+from mpq.quant.kernels import int8_rows, int8_windows, largest, scale_of
 from mpq.quant.layers import Projector, QuantModule
 from mpq.quant.table import Quantized
 
@@ -167,11 +168,13 @@ def int8_patches(x: Tensor, geometry: Geometry, channels_last: bool, n_bits: int
         codes (M, C * prod(kernel)) int8, and scale (N, ...) float32, M numbers.
     """
     x = x.to(torch.float32)
+    windows, place = _windows(x, geometry), 1 + len(geometry[0])
+    if channels_last and (found := int8_windows(windows, n_bits)):
+        return found
     sizes = largest(x.abs()).squeeze(-1)
     for axis, tap in enumerate(zip(*geometry, strict=True), 1):
         sizes = reduce(torch.maximum, _taps(sizes, axis, *tap).unbind(-1))
     scale = scale_of(sizes, n_bits)
-    windows, place = _windows(x, geometry), 1 + len(geometry[0])
     if not channels_last:  # each tap's numbers side by side, and so a product with the transposed codes
         taps_first = windows.movedim(tuple(range(place, windows.dim())), tuple(range(windows.dim() - place)))
         codes = torch.div(taps_first, scale, out=x.new_empty(taps_first.shape)).round_().to(torch.int8)

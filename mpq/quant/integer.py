@@ -17,45 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mpq.quant.cache import at_once, parts
+from mpq.quant.cache import at_once
+from mpq.quant.kernels import int8_rows, scale_rows, scaled
 from mpq.quant.pack import Held
 from mpq.quant.table import Quantized
 
-_TINY = 1e-30  # keeps 0 / 0 out of rows of zeros
 UNPACKED = 1 << 20  # packed weights that are unpacked at once
 EXACT = 1024  # float32 sums of so many products of int8, 127 * 128 at most, stay below 2**24, so no digit is lost
-
-
-def int8_rows(x: Tensor, n_bits: int = 8) -> tuple[Tensor, Tensor]:
-    """Quantize each row symmetrically: codes = round(x / scale), scale = max |row| / (2^(n_bits - 1) - 1).
-
-    Args:
-        x: (..., K) float.
-        n_bits: of the codes, 2 to 8.
-    Returns:
-        codes (..., K) int8, -127..127 for 8 bits, and scale (..., 1) float32.
-    """
-    x = x.to(torch.float32)
-    codes = torch.empty(x.shape, dtype=torch.int8, device=x.device)
-    scale = x.new_empty(*x.shape[:-1], 1)
-    for part, part_scale, out in parts(x, scale, codes):
-        size = part.abs()
-        part_scale.copy_(scale_of(largest(size), n_bits))
-        out.copy_(torch.div(part, part_scale, out=size).round_())
-    return codes, scale
-
-
-def largest(size: Tensor) -> Tensor:
-    """The largest of each row of numbers of which none is below 0, (..., K) to (..., 1).
-
-    Read as integers they have the same order, and torch finds the largest integer several times as fast.
-    """
-    return size.view(torch.int32).amax(-1, keepdim=True).view(torch.float32)
-
-
-def scale_of(largest: Tensor, n_bits: int) -> Tensor:
-    """The step between codes that lets the highest one stand for that number, in its memory."""
-    return largest.clamp_min_(_TINY).div_(2.0 ** (n_bits - 1) - 1.0)
 
 
 def int_matmul(a: Tensor, b: Tensor) -> Tensor:
@@ -158,11 +126,14 @@ def _products(
 ) -> Tensor:
     """`rows_product` of unpacked codes, a product for each group of columns."""
     codes, scale, offset = weight
+    bias = None if bias is None else bias.to(torch.float32)
+    if scale.shape[1] == 1 and offset is None:
+        return scale_rows(int_matmul(rows, codes), scale[:, 0], row_scale, bias, out)
     width = codes.shape[1] // scale.shape[1]
-    total = _scaled(int_matmul(rows[:, :width], codes[:, :width]), scale[:, 0])
+    total = scaled(int_matmul(rows[:, :width], codes[:, :width]), scale[:, 0])
     for g in range(1, scale.shape[1]):
         columns = slice(g * width, (g + 1) * width)
-        total += _scaled(int_matmul(rows[:, columns], codes[:, columns]), scale[:, g])
+        total += scaled(int_matmul(rows[:, columns], codes[:, columns]), scale[:, g])
     if offset is not None:
         sums = rows.view(len(rows), -1, width).sum(2, dtype=torch.int32).to(torch.float32)
         for g in range(scale.shape[1]):
@@ -170,18 +141,7 @@ def _products(
     out = total if out is None else out
     if bias is None:
         return torch.mul(total, row_scale, out=out)
-    return torch.addcmul(bias.to(torch.float32), total, row_scale, out=out)
-
-
-def _scaled(total: Tensor, scale: Tensor) -> Tensor:
-    """total (M, N) int32 times scale (N,), as float32 in the same memory: fetching as much anew takes longer.
-
-    Converted first, since torch's product of an int32 and a float32 tensor is 30 times slower.
-    """
-    floats = total.view(torch.float32)
-    for part, out in parts(total, floats):
-        out.copy_(part).mul_(scale)
-    return floats
+    return torch.addcmul(bias, total, row_scale, out=out)
 
 
 class _IntLinear(torch.autograd.Function):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mpq.io import BadInput
 from mpq.lm import LanguageModel, LstmLm, TransformerLm
+from mpq.quant import log_sum_exp
 from mpq.rescore.attention import QUERIES, transformer_hidden
 from mpq.rescore.forest import Forest
 from mpq.rescore.steps import ROWS, LstmState, lstm_hidden
@@ -99,7 +100,8 @@ def _score_part(
 
 def _log_probs(logits: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
     """Log-softmax of `logits` (M, V) at some places, (E,) and (E,)."""
-    return logits.log_softmax(1).view(-1).index_select(0, rows * logits.shape[1] + tokens)
+    asked = logits.view(-1).index_select(0, rows * logits.shape[1] + tokens)
+    return asked - log_sum_exp(logits).index_select(0, rows)
 
 
 class _Sizes(NamedTuple):

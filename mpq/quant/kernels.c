@@ -1,0 +1,178 @@
+/* What the layers do between products, each in one pass over memory; see compiled.py.
+ *
+ * Every sum and product is rounded as written (no contraction but fmaf, which torch's addcmul is too), so that rounding
+ * and scaling give the numbers of the same steps by torch, bit for bit, and no number depends on its place in a row.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+/* Largest size of a row, as an integer: there numbers without their sign have the same order, and NaN comes last. */
+static int32_t largest(const float *x, int64_t columns) {
+    int32_t most = 0;
+    for (int64_t j = 0; j < columns; j++) {
+        int32_t bits;
+        memcpy(&bits, x + j, sizeof bits);
+        bits &= 0x7fffffff;
+        most = bits > most ? bits : most;
+    }
+    return most;
+}
+
+static float scale_of(int32_t most, float tiny, float top) {
+    float size;
+    memcpy(&size, &most, sizeof size);
+    return (size < tiny ? tiny : size) / top;
+}
+
+/* codes = round(x / scale) for as many numbers as fill vectors of any processor. The quotient is made from the reciprocal
+ * and corrected by the exact rest (Markstein 1990), which gives the digits of a division in a part of its time. */
+#define BLOCK 64
+static inline void round_block(const float *restrict x, int8_t *restrict codes, float scale, float reciprocal) {
+    for (int j = 0; j < BLOCK; j++) {
+        float quotient = x[j] * reciprocal;
+        float rest = fmaf(-quotient, scale, x[j]);
+        codes[j] = (int8_t)(int32_t)rintf(fmaf(rest, reciprocal, quotient));
+    }
+}
+
+static void round_row(const float *x, int8_t *codes, int64_t columns, float scale) {
+    float reciprocal = 1.0f / scale;
+    int64_t j = 0;
+    for (; j + BLOCK <= columns; j += BLOCK) round_block(x + j, codes + j, scale, reciprocal);
+    if (j < columns) {
+        float last[BLOCK] = {0};
+        int8_t last_codes[BLOCK];
+        memcpy(last, x + j, (columns - j) * sizeof *x);
+        round_block(last, last_codes, scale, reciprocal);
+        memcpy(codes + j, last_codes, columns - j);
+    }
+}
+
+/* Rows of x, `stride` apart, to int8 codes of a scale each: scale = max(largest, tiny) / top. */
+void int8_rows(const float *x, int64_t stride, int8_t *codes, float *scale, int64_t rows, int64_t columns, float tiny,
+               float top) {
+    for (int64_t i = 0; i < rows; i++) {
+        scale[i] = scale_of(largest(x + i * stride, columns), tiny, top);
+        round_row(x + i * stride, codes + i * columns, columns, scale[i]);
+    }
+}
+
+/* The same for the windows of a convolution over one or two dimensions, channels last: windows first to first + count of
+ * size[0] * size[1] * size[2], whose corners are stride[0..2] apart, each of taps[0] * taps[1] places, tap_stride[0..1]
+ * apart, of `channels` numbers side by side. `window` has room for one. */
+void int8_windows(const float *x, const int64_t *size, const int64_t *stride, const int64_t *taps,
+                  const int64_t *tap_stride, int64_t channels, float *window, int8_t *codes, float *scale,
+                  int64_t first, int64_t count, float tiny, float top) {
+    const int64_t columns = taps[0] * taps[1] * channels;
+    for (int64_t i = first; i < first + count; i++) {
+        const float *corner = x + i / (size[1] * size[2]) * stride[0] + i / size[2] % size[1] * stride[1] +
+                              i % size[2] * stride[2];
+        float *place = window;
+        for (int64_t a = 0; a < taps[0]; a++)
+            for (int64_t b = 0; b < taps[1]; b++, place += channels)
+                memcpy(place, corner + a * tap_stride[0] + b * tap_stride[1], channels * sizeof *x);
+        scale[i] = scale_of(largest(window, columns), tiny, top);
+        round_row(window, codes + i * columns, columns, scale[i]);
+    }
+}
+
+/* out = bias + row * (scale * total), total (rows, columns) integers whose place `out` may take; rows of out are
+ * `out_stride` apart, those of a bias `bias_stride`, 0 where it is one row; without a bias the products alone. */
+void scale_rows(const int32_t *total, const float *scale, const float *row, const float *bias, int64_t bias_stride,
+                float *out, int64_t out_stride, int64_t rows, int64_t columns) {
+    for (int64_t i = 0; i < rows; i++, total += columns, out += out_stride) {
+        const float each = row[i];
+        const float *added = bias + i * bias_stride;
+        if (bias)
+#pragma GCC ivdep
+            for (int64_t j = 0; j < columns; j++) out[j] = fmaf((float)total[j] * scale[j], each, added[j]);
+        else
+#pragma GCC ivdep
+            for (int64_t j = 0; j < columns; j++) out[j] = (float)total[j] * scale[j] * each;
+    }
+}
+
+/* exp(x) for x from -87 to 87, within two units of the last digit: 2^n times a polynomial (Cephes, expf). */
+static inline float exponential(float x) {
+    float n = rintf(x * 1.44269504f);
+    float r = fmaf(n, -0.693359375f, x);
+    r = fmaf(n, 2.12194440e-4f, r);
+    float y = fmaf(1.9875691500e-4f, r, 1.3981999507e-3f);
+    y = fmaf(y, r, 8.3334519073e-3f);
+    y = fmaf(y, r, 4.1665795894e-2f);
+    y = fmaf(y, r, 1.6666665459e-1f);
+    y = fmaf(y, r, 5.0000001201e-1f);
+    y = fmaf(y, r * r, r) + 1.0f;
+    uint32_t bits = ((uint32_t)(int32_t)n + 127) << 23;
+    float power;
+    memcpy(&power, &bits, sizeof power);
+    return y * power;
+}
+
+static inline float sigmoid(float x) {
+    float y = -x;
+    y = y > 87.0f ? 87.0f : y;
+    y = y < -87.0f ? -87.0f : y;
+    return 1.0f / (1.0f + exponential(y));
+}
+
+void sigmoids(float *x, int64_t count) {
+    for (int64_t j = 0; j < count; j++) x[j] = sigmoid(x[j]);
+}
+
+/* GELU by its tanh approximation, out = gate x; the gates are kept where there is a place for them. */
+void gelus(const float *x, float *gate, float *out, int64_t count) {
+    for (int64_t j = 0; j < count; j++) {
+        float g = sigmoid(x[j] * fmaf(0.07135481282f * x[j], x[j], 1.595769122f));
+        if (gate) gate[j] = g;
+        out[j] = g * x[j];
+    }
+}
+
+/* A step of an LSTM for some rows of `size` units; gates i, f, g, o before their nonlinearity are replaced by those after
+ * it. c = f c + i g, h = o tanh(c), tanh(x) = 2 sigmoid(2 x) - 1. */
+void lstm_cells(float *restrict gates, const float *before, float *c, float *tanh_c, float *h, int64_t rows,
+                int64_t size) {
+    for (int64_t k = 0; k < rows; k++, before += size, c += size, tanh_c += size, h += size) {
+        float *i = gates + 4 * k * size, *f = i + size, *g = f + size, *o = g + size;
+#pragma GCC ivdep
+        for (int64_t j = 0; j < size; j++) {
+            i[j] = sigmoid(i[j]);
+            f[j] = sigmoid(f[j]);
+            g[j] = 2.0f * sigmoid(2.0f * g[j]) - 1.0f;
+            o[j] = sigmoid(o[j]);
+            float cell = fmaf(f[j], before[j], i[j] * g[j]);
+            float bounded = 2.0f * sigmoid(2.0f * cell) - 1.0f;
+            c[j] = cell;
+            tanh_c[j] = bounded;
+            h[j] = o[j] * bounded;
+        }
+    }
+}
+
+/* log sum exp of every row. */
+void log_sums(const float *x, float *out, int64_t rows, int64_t columns) {
+    for (int64_t i = 0; i < rows; i++, x += columns) {
+        float tops[BLOCK], sums[BLOCK] = {0};
+        int64_t whole = columns / BLOCK * BLOCK;
+        for (int k = 0; k < BLOCK; k++) tops[k] = -INFINITY;
+        for (int64_t j = 0; j < whole; j += BLOCK)
+            for (int k = 0; k < BLOCK; k++) tops[k] = x[j + k] > tops[k] ? x[j + k] : tops[k];
+        for (int64_t j = whole; j < columns; j++) tops[0] = x[j] > tops[0] ? x[j] : tops[0];
+        float top = tops[0];
+        for (int k = 1; k < BLOCK; k++) top = tops[k] > top ? tops[k] : top;
+        for (int64_t j = 0; j < whole; j += BLOCK)
+            for (int k = 0; k < BLOCK; k++) {
+                float below = x[j + k] - top;
+                sums[k] += below < -87.0f ? 0.0f : exponential(below < -87.0f ? -87.0f : below);
+            }
+        for (int64_t j = whole; j < columns; j++) {
+            float below = x[j] - top;
+            sums[0] += below < -87.0f ? 0.0f : exponential(below);
+        }
+        double sum = 0;
+        for (int k = 0; k < BLOCK; k++) sum += sums[k];
+        out[i] = (float)(top + log(sum));
+    }
+}

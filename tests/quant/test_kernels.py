@@ -1,0 +1,178 @@
+"""The compiled steps between products: torch's numbers, mostly bit for bit; and what is done without them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mpq.quant import activation, compiled, conv, kernels, log_sum_exp, lstm
+
+# a C compiler is among the packages of utils/install_apt.sh; the library is refused where torch's addcmul rounds twice
+pytestmark = pytest.mark.skipif(
+    compiled.library() is None, reason="no C compiler, MPQ_KERNELS=0, or this torch's addcmul rounds twice"
+)
+
+
+def both(step: Callable[..., Any], *args: object) -> tuple[Any, Any]:
+    """What a step gives compiled and by torch; arguments that it may write to are copied."""
+    found = []
+    for library in (compiled.library_for, lambda _: None):
+        with pytest.MonkeyPatch.context() as patch:
+            for module in (kernels, activation, lstm):
+                patch.setattr(module, "library_for", library)
+            found.append(step(*(x.clone() if isinstance(x, Tensor) and x.is_contiguous() else x for x in args)))
+    return found[0], found[1]
+
+
+def same(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> bool:
+    return all(map(torch.equal, ours, theirs))
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.integers(1, 9), st.integers(1, 200), st.integers(-100, 100), st.sampled_from([2, 4, 8]), st.integers(0, 2**31)
+)
+def test_rows_are_rounded_as_by_torch(rows: int, columns: int, size: int, n_bits: int, seed: int) -> None:
+    x = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) * 2.0**size
+    for some in (x, x.t(), x[:, ::2], x[::2]):
+        assert same(*both(kernels.int8_rows, some, n_bits))
+
+
+def test_every_quotient_is_rounded_as_by_a_division() -> None:
+    """Every half of a step between two codes and its neighbours, for scales all over a power of two."""
+    halves = torch.arange(-127, 128, 0.5)
+    for part in torch.linspace(1, 2, 4001).split(500):
+        x = halves * part[:, None]
+        near = torch.stack([x.nextafter(torch.tensor(-1e9)), x, x.nextafter(torch.tensor(1e9))])
+        near[..., 0] = 127 * part
+        assert same(*both(kernels.int8_rows, near))
+
+
+def test_numbers_that_are_none_have_no_scale() -> None:
+    x = torch.ones(3, 70)
+    x[0, 3], x[1, 69], x[2] = torch.nan, torch.inf, 0
+    scale = kernels.int8_rows(x)[1].flatten()
+    assert scale[0].isnan() and scale[1].isinf() and 0 < scale[2] < 1e-30
+    assert kernels.int8_rows(torch.empty(0, 5))[0].shape == (0, 5)
+
+
+@pytest.mark.parametrize("bias", ["none", "row", "rows"])
+@pytest.mark.parametrize("one_scale", [False, True])
+@pytest.mark.parametrize("apart", [False, True])
+def test_sums_are_scaled_as_by_torch(bias: str, one_scale: bool, apart: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    for rows, columns in [(1, 1), (7, 100), (3, 1000), (40, 33)]:
+        total = torch.randint(-(1 << 22), 1 << 22, (rows, columns), dtype=torch.int32, generator=generator)
+        scale = torch.rand(1 if one_scale else columns, generator=generator)
+        each, added = torch.rand(rows, 1, generator=generator), torch.randn(rows, columns, generator=generator)
+        chosen = {"none": None, "row": added[0], "rows": added}[bias]
+        outs = [torch.zeros(rows, 2 * columns)[:, :columns] if apart else None for _ in range(2)]
+
+        def step(*args: Any, outs: list[Tensor | None] = outs) -> Tensor:
+            return kernels.scale_rows(*args, outs.pop())
+
+        assert torch.equal(*both(step, total, scale, each, chosen))
+
+
+@pytest.mark.parametrize("channels", [1, 5, 16, 70])
+def test_windows_are_rounded_as_by_torch(channels: int) -> None:
+    plane, line = torch.randn(2, 13, 9, channels), torch.randn(3, 20, channels)
+    assert same(*both(conv.int8_patches, plane, ((3, 2), (2, 1), (1, 3)), True, 8))
+    assert same(*both(conv.int8_patches, line, ((4,), (2,), (2,)), True, 8))
+
+
+def test_exponentials_have_the_digits_of_double() -> None:
+    x = torch.cat([torch.linspace(-100, 100, 100_001), torch.tensor([0.0, -0.0, torch.inf, -torch.inf])])
+    found = activation.sigmoid_(x.clone()).double()
+    assert ((found - x.double().sigmoid()).abs() <= 2e-7 * x.double().sigmoid() + 2e-38).all()
+    assert torch.equal(activation.sigmoid_(x[:7].clone()), found[:7].float()), (
+        "the place in a tensor makes no difference"
+    )
+    ours, theirs = both(activation.gelu, x[:-2])
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-30)
+    assert activation.sigmoid_(torch.tensor([torch.nan])).isnan()
+
+
+@pytest.mark.parametrize("columns", [1, 63, 64, 1000])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_log_sums_are_those_of_double(columns: int, size: float) -> None:
+    x = torch.randn(5, columns) * size
+    x[:, -1] = 40 * size
+    x[1, 0] = -torch.inf if columns > 1 else 0
+    torch.testing.assert_close(log_sum_exp(x), x.double().logsumexp(1).float(), rtol=3e-7, atol=1e-6)
+    x[2, columns // 2] = torch.nan
+    assert log_sum_exp(x).isnan().tolist() == [False, False, True, False, False]
+
+
+def test_cells_are_those_by_torch() -> None:
+    gates, before = torch.randn(5, 4 * 37) * 3, torch.randn(5, 37)
+
+    def step(gates: Tensor, before: Tensor) -> tuple[Tensor, ...]:
+        results = tuple(torch.empty(5, 37) for _ in range(3))
+        lstm._cells(gates, before, *results)
+        return (gates, *results)
+
+    for ours, theirs in zip(*both(step, gates, before), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_threads_share_the_rows() -> None:
+    x, before = torch.randn(1001, 256), torch.get_num_threads()
+    windows, total = x.view(1, 1001, 256).unfold(1, 3, 1), torch.randint(-999, 999, x.shape, dtype=torch.int32)
+
+    def steps() -> tuple[Tensor, ...]:
+        cells = x.clone(), x[:, :64].contiguous(), *(torch.empty(1001, 64) for _ in range(3))
+        lstm._cells(*cells)
+        rounded = kernels.int8_windows(windows)
+        assert rounded is not None
+        scaled = kernels.scale_rows(total.clone(), x[0], x[:, :1])
+        return *kernels.int8_rows(x), *rounded, scaled, *cells, activation.gelu(x), log_sum_exp(x)
+
+    expected = steps()
+    try:
+        torch.set_num_threads(3)
+        found = steps()
+    finally:
+        torch.set_num_threads(before)
+    assert same(found, expected)
+
+
+PROGRAM = """
+import torch
+from mpq.quant import Quantized, compiled, int_linear
+g = torch.Generator().manual_seed(0)
+weight = Quantized(torch.randint(-7, 8, (30, 50), dtype=torch.int8, generator=g), torch.rand(30, 1, generator=g), None)
+out = int_linear(torch.randn(20, 50, generator=g), weight, torch.randn(30, generator=g))
+print(compiled.library() is not None, out.double().sum().item().hex())
+"""
+
+
+def run_program(cache: Path, **changes: str) -> tuple[str, str]:
+    """Whether a new process has the library, and a sum of what an integer layer gives there."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), **changes}
+    made = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)
+    assert made.returncode == 0 and not made.stderr, made.stderr
+    found, digits = made.stdout.split()
+    return found, digits
+
+
+def test_without_them_the_numbers_are_the_same(tmp_path: Path) -> None:
+    found, digits = run_program(tmp_path)
+    assert found == "True"
+    (library,) = (tmp_path / "mpq").iterdir()
+    for change in ("MPQ_KERNELS=0", "CC=no-such-compiler", "CC=false", "XDG_CACHE_HOME=/dev/null"):
+        name, _, value = change.partition("=")
+        assert run_program(tmp_path, **{name: value}) == ("False", digits), change
+    library.write_bytes(b"not a library")
+    assert run_program(tmp_path) == ("False", digits)
+    assert list((tmp_path / "mpq").iterdir()) == [library]
