@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mpq.data.lmtext import LmBatch
 from mpq.io import BadInput, check_ranges
-from mpq.quant import FloatLinear, QuantModule, attend_exactly, gelu, log_sum_exp
+from mpq.quant import FloatLinear, QuantModule, attend_exactly, gelu, log_sum_exp, rotate
 
 ARCHITECTURES = ("lstm", "transformer")
 LOGITS = 1 << 20  # at once where only some are asked for: more would leave the processor's cache
@@ -154,7 +154,6 @@ class Attention(nn.Module):
         """`turns` (2, T, C / heads / 2) are the positions'; `mask` (T, T) is added to the scores."""
         n, t, c = x.shape
         q, k, v = (layer(x).view(n, t, self.heads, c // self.heads) for layer in (self.query, self.key, self.value))
-        turns = turns.unsqueeze(2)
         q, k, v = (part.transpose(1, 2) for part in (rotate(q, turns), rotate(k, turns), v))
         if self.before_integers:
             attended = attend_exactly(q, k, v, mask)
@@ -178,13 +177,6 @@ def rotary_turns(length: int, dim: int, device: torch.device) -> Tensor:
     rates = 10000.0 ** (-torch.arange(0, dim, 2, device=device) / dim)
     angles = (torch.arange(length, device=device)[:, None] * rates).double()
     return torch.stack([angles.cos(), angles.sin()]).float()
-
-
-def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turns the pairs (x[i], x[i + C/2]) of `x` (..., T, C) by `turns` (2, T, C / 2)."""
-    cos, sin = turns.to(x.dtype)
-    a, b = x.chunk(2, dim=-1)
-    return x * torch.cat([cos, cos], -1) + torch.cat([b, a], -1) * torch.cat([-sin, sin], -1)
 
 
 class Block(nn.Module):

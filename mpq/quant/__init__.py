@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mpq.quant.activation import gelu, log_sum_exp
-from mpq.quant.attention import QuantAttention, attend_exactly
+from mpq.quant.attention import QuantAttention, attend_exactly, rotate
 from mpq.quant.conv import QuantConv1d, QuantConv2d
 from mpq.quant.file import ModelFile, load_weights_into, model_path, read_model_file, save_model, without_numbers
 from mpq.quant.fit import fit_scale, project
@@ -49,6 +49,7 @@ __all__ = [
     "quantized_weights",
     "read_model_file",
     "read_plan",
+    "rotate",
     "save_model",
     "straight_through",
     "uniform_plan",

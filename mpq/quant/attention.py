@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mpq.quant.compiled import library_for, share
 from mpq.quant.floats import onednn_products, takes_onednn
 from mpq.quant.layers import Projector, QuantModule
 
@@ -136,10 +137,47 @@ def attend_exactly(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         queries, bias = (F.pad(x, (0, 0, 0, few)) for x in (queries, bias))
     with torch.autocast(q.device.type, enabled=False), onednn_products():
         scores = (queries @ k.transpose(-2, -1)).add_(bias)
-        scores.sub_(scores.detach().amax(-1, keepdim=True))
-        weights = scores.double().exp2_().to(v.dtype)  # in double, since a vector's float powers have other last bits
-        mixed = weights @ v / weights.sum(-1, keepdim=True, dtype=torch.float64).to(v.dtype)
+        weights, total = _powers(scores)
+        mixed = weights @ v / total
     return mixed[..., :n_queries, :].to(torch.float32)
+
+
+def _powers(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """2^(scores - the largest of a row), whatever else is in the tensor, and the sums of rows (..., 1)."""
+    library = library_for(scores)
+    if library and scores.dtype == torch.float32 and not (torch.is_grad_enabled() and scores.requires_grad):
+        total, columns = scores.new_empty(*scores.shape[:-1], 1), scores.shape[-1]
+
+        def work(first: int, rows: int) -> None:
+            library.softmax_rows(
+                scores.data_ptr() + 4 * first * columns, total.data_ptr() + 4 * first, rows, columns
+            )  # fmt: skip
+
+        share(work, total.numel(), columns)
+        return scores, total
+    scores.sub_(scores.detach().amax(-1, keepdim=True))
+    weights = scores.double().exp2_().to(scores.dtype)  # since a vector's float powers have other last bits
+    return weights, weights.sum(-1, keepdim=True, dtype=torch.float64).to(scores.dtype)
+
+
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Turns the pairs (x[i], x[i + C/2]) of every head, (..., T, H, C), by `turns` (2, T, C / 2): rotary positions."""
+    library = library_for(x)
+    gradients = torch.is_grad_enabled() and x.requires_grad
+    if library and x.dtype == torch.float32 and x.is_contiguous() and x.numel() and not gradients:
+        turns, out = turns.to(torch.float32).contiguous(), torch.empty_like(x)
+        times, heads, size = x.shape[-3:]
+
+        def work(first: int, rows: int) -> None:
+            library.turn_pairs(
+                x.data_ptr(), turns.data_ptr(), out.data_ptr(), first, rows, times, heads, size // 2
+            )  # fmt: skip
+
+        share(work, x.numel() // size, size)
+        return out
+    cos, sin = turns.to(x.dtype).unsqueeze(2)
+    a, b = x.chunk(2, dim=-1)
+    return x * torch.cat([cos, cos], -1) + torch.cat([b, a], -1) * torch.cat([-sin, sin], -1)
 
 
 @cache

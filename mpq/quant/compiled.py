@@ -35,6 +35,8 @@ _ARGUMENTS = {
     "sigmoids": [_POINTER, COUNT],
     "gelus": [*[_POINTER] * 3, COUNT],
     "lstm_cells": [*[_POINTER] * 5, *[COUNT] * 2],
+    "softmax_rows": [_POINTER, _POINTER, *[COUNT] * 2],
+    "turn_pairs": [*[_POINTER] * 3, *[COUNT] * 5],
     "log_sums": [_POINTER, _POINTER, *[COUNT] * 2],
 }
 

@@ -7,6 +7,9 @@
 #include <stdint.h>
 #include <string.h>
 
+#define BLOCK 64 /* numbers that fill vectors of any processor, eight-bit ones too */
+#define LANES 16
+
 /* Largest size of a row, as an integer: there numbers without their sign have the same order, and NaN comes last. */
 static int32_t largest(const float *x, int64_t columns) {
     int32_t most = 0;
@@ -27,7 +30,6 @@ static float scale_of(int32_t most, float tiny, float top) {
 
 /* codes = round(x / scale) for as many numbers as fill vectors of any processor. The quotient is made from the reciprocal
  * and corrected by the exact rest (Markstein 1990), which gives the digits of a division in a part of its time. */
-#define BLOCK 64
 static inline void round_block(const float *restrict x, int8_t *restrict codes, float scale, float reciprocal) {
     for (int j = 0; j < BLOCK; j++) {
         float quotient = x[j] * reciprocal;
@@ -93,11 +95,8 @@ void scale_rows(const int32_t *total, const float *scale, const float *row, cons
     }
 }
 
-/* exp(x) for x from -87 to 87, within two units of the last digit: 2^n times a polynomial (Cephes, expf). */
-static inline float exponential(float x) {
-    float n = rintf(x * 1.44269504f);
-    float r = fmaf(n, -0.693359375f, x);
-    r = fmaf(n, 2.12194440e-4f, r);
+/* 2^n e^r, n whole and r at most log 2 / 2 either way, within two units of the last digit (Cephes, expf). */
+static inline float power(float n, float r) {
     float y = fmaf(1.9875691500e-4f, r, 1.3981999507e-3f);
     y = fmaf(y, r, 8.3334519073e-3f);
     y = fmaf(y, r, 4.1665795894e-2f);
@@ -105,9 +104,15 @@ static inline float exponential(float x) {
     y = fmaf(y, r, 5.0000001201e-1f);
     y = fmaf(y, r * r, r) + 1.0f;
     uint32_t bits = ((uint32_t)(int32_t)n + 127) << 23;
-    float power;
-    memcpy(&power, &bits, sizeof power);
-    return y * power;
+    float two_to_n;
+    memcpy(&two_to_n, &bits, sizeof two_to_n);
+    return y * two_to_n;
+}
+
+/* e^x for x from -87 to 87. */
+static inline float exponential(float x) {
+    float n = rintf(x * 1.44269504f);
+    return power(n, fmaf(n, 2.12194440e-4f, fmaf(n, -0.693359375f, x)));
 }
 
 static inline float sigmoid(float x) {
@@ -151,28 +156,73 @@ void lstm_cells(float *restrict gates, const float *before, float *c, float *tan
     }
 }
 
+/* The largest number of a row; NaN are passed over. */
+static float top_of(const float *x, int64_t columns) {
+    float tops[LANES], top = -INFINITY;
+    int64_t whole = columns / LANES * LANES;
+    for (int k = 0; k < LANES; k++) tops[k] = -INFINITY;
+    for (int64_t j = 0; j < whole; j += LANES)
+        for (int k = 0; k < LANES; k++) tops[k] = x[j + k] > tops[k] ? x[j + k] : tops[k];
+    for (int k = 0; k < LANES; k++) top = tops[k] > top ? tops[k] : top;
+    for (int64_t j = whole; j < columns; j++) top = x[j] > top ? x[j] : top;
+    return top;
+}
+
+/* The sum of a row. */
+static double sum_of(const float *x, int64_t columns) {
+    double sums[LANES] = {0}, sum = 0;
+    int64_t whole = columns / LANES * LANES;
+    for (int64_t j = 0; j < whole; j += LANES)
+        for (int k = 0; k < LANES; k++) sums[k] += x[j + k];
+    for (int k = 0; k < LANES; k++) sum += sums[k];
+    for (int64_t j = whole; j < columns; j++) sum += x[j];
+    return sum;
+}
+
+/* Rows of scores to the powers of two of what they are below their largest, and the sums of these. */
+void softmax_rows(float *x, float *sums, int64_t rows, int64_t columns) {
+    for (int64_t i = 0; i < rows; i++, x += columns) {
+        float top = top_of(x, columns);
+        for (int64_t j = 0; j < columns; j++) {
+            float below = x[j] - top, kept = below < -126.0f ? -126.0f : below, n = rintf(kept);
+            float y = power(n, (kept - n) * 0.693147181f);
+            x[j] = below < -126.0f ? 0.0f : y;
+        }
+        sums[i] = (float)sum_of(x, columns);
+    }
+}
+
+/* The pairs (x[j], x[j + half]) of vectors of 2 half numbers, turned by the angles of their row's place in time: x
+ * (rows, times, heads, 2 half), turns (2, times, half) cosines and sines; to out. */
+void turn_pairs(const float *x, const float *turns, float *out, int64_t first, int64_t rows, int64_t times,
+                int64_t heads, int64_t half) {
+    for (int64_t i = first; i < first + rows; i++) {
+        const float *a = x + 2 * half * i, *b = a + half;
+        const float *cosine = turns + i / heads % times * half, *sine = cosine + times * half;
+        float *turned = out + 2 * half * i;
+        for (int64_t j = 0; j < half; j++) {
+            turned[j] = a[j] * cosine[j] + b[j] * -sine[j];
+            turned[j + half] = b[j] * cosine[j] + a[j] * sine[j];
+        }
+    }
+}
+
 /* log sum exp of every row. */
 void log_sums(const float *x, float *out, int64_t rows, int64_t columns) {
     for (int64_t i = 0; i < rows; i++, x += columns) {
-        float tops[BLOCK], sums[BLOCK] = {0};
-        int64_t whole = columns / BLOCK * BLOCK;
-        for (int k = 0; k < BLOCK; k++) tops[k] = -INFINITY;
-        for (int64_t j = 0; j < whole; j += BLOCK)
-            for (int k = 0; k < BLOCK; k++) tops[k] = x[j + k] > tops[k] ? x[j + k] : tops[k];
-        for (int64_t j = whole; j < columns; j++) tops[0] = x[j] > tops[0] ? x[j] : tops[0];
-        float top = tops[0];
-        for (int k = 1; k < BLOCK; k++) top = tops[k] > top ? tops[k] : top;
-        for (int64_t j = 0; j < whole; j += BLOCK)
-            for (int k = 0; k < BLOCK; k++) {
-                float below = x[j + k] - top;
-                sums[k] += below < -87.0f ? 0.0f : exponential(below < -87.0f ? -87.0f : below);
+        float top = top_of(x, columns), sums[BLOCK] = {0}, last[BLOCK];
+        for (int64_t j = 0; j < columns; j += BLOCK) {
+            const float *some = x + j;
+            if (j + BLOCK > columns) { /* fill up a vector with what adds nothing */
+                for (int k = 0; k < BLOCK; k++) last[k] = -INFINITY;
+                memcpy(last, some, (columns - j) * sizeof *x);
+                some = last;
             }
-        for (int64_t j = whole; j < columns; j++) {
-            float below = x[j] - top;
-            sums[0] += below < -87.0f ? 0.0f : exponential(below);
+            for (int k = 0; k < BLOCK; k++) {
+                float below = some[k] - top, kept = below < -87.0f ? -87.0f : below;
+                sums[k] += below < -87.0f ? 0.0f : exponential(kept);
+            }
         }
-        double sum = 0;
-        for (int k = 0; k < BLOCK; k++) sum += sums[k];
-        out[i] = (float)(top + log(sum));
+        out[i] = (float)(top + log(sum_of(sums, BLOCK)));
     }
 }

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpq.lm import TransformerLm
-from mpq.lm.model import Attention, Block, rotary_turns, rotate
-from mpq.quant import attend_exactly
+from mpq.lm.model import Attention, Block, rotary_turns
+from mpq.quant import attend_exactly, rotate
 from mpq.rescore.forest import Forest, Ids
 
 QUERIES = 32  # nodes of a run
@@ -78,8 +78,8 @@ def _attend(attention: Attention, x: Tensor, turns: Tensor, runs: Runs) -> Tenso
     n_runs, n_queries, _ = runs.mask.shape
     by_heads = (n, attention.heads, c // attention.heads)
     layers = (attention.query, attention.key, attention.value)
-    q, k, v = (layer(x).view(by_heads).transpose(0, 1) for layer in layers)  # (H, N, C / H)
-    q, k = rotate(q, turns), rotate(k, turns)
+    q, k, v = (layer(x).view(by_heads) for layer in layers)  # (N, H, C / H)
+    q, k, v = (part.transpose(0, 1) for part in (rotate(q, turns), rotate(k, turns), v))  # (H, N, C / H)
     q = F.pad(q, (0, 0, 0, n_runs * n_queries - n)).view(attention.heads, n_runs, n_queries, -1)
     keys = runs.keys.view(-1)  # indexing by two dimensions takes seven times as long
     k, v = (x.index_select(1, keys).view(*q.shape[:2], -1, q.shape[3]) for x in (k, v))  # (H, R, K, C / H)

@@ -10,7 +10,8 @@ import torch
 from mpq.data.lmtext import Tokenizer, pad_sentences
 from mpq.io import BadInput
 from mpq.lm import LanguageModel, LmConfig, build_lm
-from mpq.lm.model import SentenceDropout, rotary_turns, rotate
+from mpq.lm.model import SentenceDropout, rotary_turns
+from mpq.quant import rotate
 
 SENTENCES = ["the king went up to the city", "people said", "", "a king said the unheardof and went"]
 
@@ -66,7 +67,7 @@ def test_gradients_reach_every_parameter(model: LanguageModel, words: Tokenizer)
 def test_rotary_scores_depend_on_distance_only() -> None:
     torch.manual_seed(0)
     q, k = torch.randn(2, 8).double()
-    turned_q, turned_k = (rotate(x.expand(12, 8), rotary_turns(12, 8, torch.device("cpu"))) for x in (q, k))
+    turned_q, turned_k = (rotate(x.expand(12, 1, 8), rotary_turns(12, 8, torch.device("cpu")))[:, 0] for x in (q, k))
     scores = turned_q @ turned_k.t()
     for distance in range(-5, 6):
         diagonal = scores.diagonal(distance)

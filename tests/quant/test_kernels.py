@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mpq.quant import activation, compiled, conv, kernels, log_sum_exp, lstm
+from mpq.quant import activation, attention, compiled, conv, kernels, log_sum_exp, lstm, rotate
 
 # a C compiler is among the packages of utils/install_apt.sh; the library is refused where torch's addcmul rounds twice
 pytestmark = pytest.mark.skipif(
@@ -28,7 +28,7 @@ def both(step: Callable[..., Any], *args: object) -> tuple[Any, Any]:
     found = []
     for library in (compiled.library_for, lambda _: None):
         with pytest.MonkeyPatch.context() as patch:
-            for module in (kernels, activation, lstm):
+            for module in (kernels, activation, lstm, attention):
                 patch.setattr(module, "library_for", library)
             found.append(step(*(x.clone() if isinstance(x, Tensor) and x.is_contiguous() else x for x in args)))
     return found[0], found[1]
@@ -126,6 +126,22 @@ def test_cells_are_those_by_torch() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+def test_pairs_are_turned_as_by_torch() -> None:
+    x, turns = torch.randn(3, 11, 4, 14), torch.randn(2, 11, 7)
+    assert torch.equal(*both(rotate, x, turns))
+    assert torch.equal(*both(rotate, x[0], turns))
+
+
+@pytest.mark.parametrize("columns", [1, 15, 16, 300])
+def test_powers_are_those_of_double(columns: int) -> None:
+    scores = torch.randn(2, 5, columns) * 20
+    scores[0, :, 1:][:, ::3] = -torch.inf
+    (weights, total), (expected, expected_total) = both(attention._powers, scores)
+    torch.testing.assert_close(weights, expected, rtol=3e-7, atol=2e-38)
+    torch.testing.assert_close(total, expected_total, rtol=3e-7, atol=0)
+    assert torch.equal(weights == 0, expected < 2**-126), "what is left out counts nothing"
+
+
 def test_threads_share_the_rows() -> None:
     x, before = torch.randn(1001, 256), torch.get_num_threads()
     windows, total = x.view(1, 1001, 256).unfold(1, 3, 1), torch.randint(-999, 999, x.shape, dtype=torch.int32)
@@ -136,7 +152,8 @@ def test_threads_share_the_rows() -> None:
         rounded = kernels.int8_windows(windows)
         assert rounded is not None
         scaled = kernels.scale_rows(total.clone(), x[0], x[:, :1])
-        return *kernels.int8_rows(x), *rounded, scaled, *cells, activation.gelu(x), log_sum_exp(x)
+        turned = rotate(x.view(1001, 4, 64), x[None, :, :32].expand(2, -1, -1)), *attention._powers(x.clone())
+        return *kernels.int8_rows(x), *rounded, scaled, *cells, activation.gelu(x), log_sum_exp(x), *turned
 
     expected = steps()
     try:
