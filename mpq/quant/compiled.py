@@ -37,6 +37,7 @@ _ARGUMENTS = {
     "lstm_cells": [*[_POINTER] * 5, *[COUNT] * 2],
     "softmax_rows": [_POINTER, _POINTER, *[COUNT] * 2],
     "turn_pairs": [*[_POINTER] * 3, *[COUNT] * 5],
+    "unpack_rows": [_POINTER, _POINTER, *[COUNT] * 7],
     "log_sums": [_POINTER, _POINTER, *[COUNT] * 2],
 }
 

@@ -226,3 +226,29 @@ void log_sums(const float *x, float *out, int64_t rows, int64_t columns) {
         out[i] = (float)(top + log(sum_of(sums, BLOCK)));
     }
 }
+
+/* Rows of n_bytes to the levels that they hold, step * rank + lowest, ranks being the digits of a byte in base 3 or 2^bits,
+ * the lowest digits of all bytes first. */
+void unpack_rows(const uint8_t *data, int8_t *out, int64_t rows, int64_t n_bytes, int64_t digits, int64_t bits,
+                 int64_t base_3, int64_t step, int64_t lowest) {
+    uint16_t rest[256];
+    for (int64_t i = 0; i < rows; i++, data += n_bytes, out += digits * n_bytes)
+        for (int64_t first = 0; first < n_bytes; first += 256) {
+            int count = n_bytes - first < 256 ? (int)(n_bytes - first) : 256;
+            for (int k = 0; k < count; k++) rest[k] = data[first + k];
+            for (int64_t j = 0; j < digits; j++) {
+                int8_t *place = out + j * n_bytes + first;
+                if (base_3)
+                    for (int k = 0; k < count; k++) {
+                        uint16_t above = (uint16_t)((uint16_t)(rest[k] * 171) >> 9); /* rest / 3: exact up to 255 */
+                        place[k] = (int8_t)(rest[k] - 3 * above + lowest);
+                        rest[k] = above;
+                    }
+                else
+                    for (int k = 0; k < count; k++) {
+                        place[k] = (int8_t)((rest[k] & ((1 << bits) - 1)) * step + lowest);
+                        rest[k] = (uint16_t)(rest[k] >> bits);
+                    }
+            }
+        }
+}

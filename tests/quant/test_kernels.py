@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mpq.quant import activation, attention, compiled, conv, kernels, log_sum_exp, lstm, rotate
+from mpq.quant import activation, attention, compiled, conv, kernels, log_sum_exp, lstm, pack, rotate
 
 # a C compiler is among the packages of utils/install_apt.sh; the library is refused where torch's addcmul rounds twice
 pytestmark = pytest.mark.skipif(
@@ -28,7 +28,7 @@ def both(step: Callable[..., Any], *args: object) -> tuple[Any, Any]:
     found = []
     for library in (compiled.library_for, lambda _: None):
         with pytest.MonkeyPatch.context() as patch:
-            for module in (kernels, activation, lstm, attention):
+            for module in (kernels, activation, lstm, attention, pack):
                 patch.setattr(module, "library_for", library)
             found.append(step(*(x.clone() if isinstance(x, Tensor) and x.is_contiguous() else x for x in args)))
     return found[0], found[1]
@@ -124,6 +124,16 @@ def test_cells_are_those_by_torch() -> None:
 
     for ours, theirs in zip(*both(step, gates, before), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "asym"])
+@pytest.mark.parametrize("n_bits", [1, 2, 4, 8])
+def test_bytes_are_unpacked_as_by_torch(n_bits: int, kind: str) -> None:
+    data = torch.arange(256, dtype=torch.uint8).repeat(2)[:509].expand(3, -1)
+    radix, digits, _ = pack.layout(n_bits, kind)
+    data = data.clamp(max=radix**digits - 1)
+    assert torch.equal(*both(pack._unpack_columns, data, n_bits, kind))
+    assert torch.equal(*both(pack._unpack_columns, data[:, :7], n_bits, kind))
 
 
 def test_pairs_are_turned_as_by_torch() -> None:
