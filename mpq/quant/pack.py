@@ -196,7 +196,7 @@ def _is_even(precision: Precision) -> bool:
 
 
 def _unpack_columns(data: Tensor, n_bits: int, kind: str) -> Tensor:
-    """Levels (R, codes of a byte * B) int8 of packed bytes (R, B), by arithmetic: a table takes torch 20 times as long."""
+    """Levels (R, codes of a byte * B) int8 of packed bytes (R, B), by arithmetic: a table took 20 times as long."""
     radix, per_group, _ = layout(n_bits, kind)
     lowest = levels(n_bits, kind)[0]
     n_bytes = data.shape[1]
