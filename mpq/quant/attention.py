@@ -10,10 +10,12 @@ import math
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from mpq.quant.compiled import library_for, share
 from mpq.quant.floats import onednn_products, takes_onednn
@@ -110,8 +112,12 @@ def _cpu_is_amds() -> bool:
 def _mix(dropout: float, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """`attend` for some heads (M, T, D), with scores as logarithms to base two and a bias (M, 1, T) added to them."""
     scores = torch.bmm(q, k.transpose(1, 2)).add_(bias)
-    weights = scores.sub_(scores.detach().amax(-1, keepdim=True)).exp2_()
-    return torch.bmm(F.dropout(weights, dropout), v) / weights.sum(-1, keepdim=True)
+    if library_for(scores):
+        weights, total = _powers(scores)
+    else:
+        weights = _below_largest(scores).exp2_()
+        total = weights.sum(-1, keepdim=True)
+    return torch.bmm(F.dropout(weights, dropout), v) / total
 
 
 def attend_exactly(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -137,27 +143,53 @@ def attend_exactly(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         queries, bias = (F.pad(x, (0, 0, 0, few)) for x in (queries, bias))
     with torch.autocast(q.device.type, enabled=False), onednn_products():
         scores = (queries @ k.transpose(-2, -1)).add_(bias)
-        weights, total = _powers(scores)
+        weights, total = _exact_powers(scores)
         mixed = weights @ v / total
     return mixed[..., :n_queries, :].to(torch.float32)
 
 
+def _exact_powers(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """2^(scores - the largest of a row), whatever else is in the tensor, and the sums of rows (..., 1).
+
+    By torch in double, since a vector's float powers have other last bits.
+    """
+    if scores.dtype == torch.float32 and library_for(scores):
+        return _powers(scores)
+    weights = _below_largest(scores).double().exp2_().to(scores.dtype)
+    return weights, weights.sum(-1, keepdim=True, dtype=torch.float64).to(scores.dtype)
+
+
+def _below_largest(scores: Tensor) -> Tensor:
+    return scores.sub_(scores.detach().amax(-1, keepdim=True))
+
+
 def _powers(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """2^(scores - the largest of a row), whatever else is in the tensor, and the sums of rows (..., 1)."""
-    library = library_for(scores)
-    if library and scores.dtype == torch.float32 and not (torch.is_grad_enabled() and scores.requires_grad):
+    """The same compiled, with gradients if they are asked for, in the memory of `scores`."""
+    found: tuple[Tensor, Tensor] = _Powers.apply(scores)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Powers(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor) -> tuple[Tensor, Tensor]:
+        library = library_for(scores)
+        assert library is not None
         total, columns = scores.new_empty(*scores.shape[:-1], 1), scores.shape[-1]
 
         def work(first: int, rows: int) -> None:
-            library.softmax_rows(
-                scores.data_ptr() + 4 * first * columns, total.data_ptr() + 4 * first, rows, columns
-            )  # fmt: skip
+            library.softmax_rows(scores.data_ptr() + 4 * first * columns, total.data_ptr() + 4 * first, rows, columns)
 
         share(work, total.numel(), columns)
+        ctx.mark_dirty(scores)
+        ctx.save_for_backward(scores)
         return scores, total
-    scores.sub_(scores.detach().amax(-1, keepdim=True))
-    weights = scores.double().exp2_().to(scores.dtype)  # since a vector's float powers have other last bits
-    return weights, weights.sum(-1, keepdim=True, dtype=torch.float64).to(scores.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, grad_total: Tensor) -> Tensor:
+        (weights,) = ctx.saved_tensors
+        slope: Tensor = (grad + grad_total).mul_(weights).mul_(math.log(2))
+        return slope
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def library() -> ctypes.CDLL | None:
         return None
     try:
         found = ctypes.CDLL(str(_compiled()))
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, RuntimeError, subprocess.SubprocessError):
         return None
     for name, arguments in _ARGUMENTS.items():
         function = getattr(found, name)
@@ -95,7 +95,7 @@ def _compiled() -> Path:
     """The shared library for this processor, compiled if it has not been yet.
 
     Raises:
-        OSError: there is no compiler, or no place to write to.
+        OSError, RuntimeError: there is no compiler, or no place to write to.
         subprocess.SubprocessError: it does not compile.
     """
     compiler = shutil.which(os.environ.get("CC") or "cc")

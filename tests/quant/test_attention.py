@@ -59,6 +59,13 @@ def test_8_bits_are_close_to_torchs(batch_first: bool) -> None:
     assert (grads[1] - grads[0]).norm() < 0.05 * grads[0].norm()
 
 
+@pytest.fixture(params=["written out", "torch's kernel"])
+def by_both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention as on AMD's processors, and as on others."""
+    monkeypatch.setattr(attention, "_cpu_is_amds", lambda: request.param == "written out")
+
+
+@pytest.mark.usefixtures("by_both_ways")
 @pytest.mark.parametrize("at_once", [1, 200, 1 << 18])
 def test_scores_and_softmax_are_torchs(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "_SCORES", at_once)
@@ -88,6 +95,7 @@ def test_exact_attention_is_that_of_each_sentence_alone(
         assert torch.equal(attend_exactly(*part, causal[:end, :end]), mixed[sentence, :, :end])
 
 
+@pytest.mark.usefixtures("by_both_ways")
 @pytest.mark.parametrize(("n_bits", "a_bits"), [(w, a) for w in (8, 4, 2, 1) for a in (8, 4)])
 def test_training_and_serving_agree_bit_for_bit(n_bits: int, a_bits: int) -> None:
     model = Attending(dropout=0.0)
