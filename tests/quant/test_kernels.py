@@ -213,3 +213,10 @@ def test_without_them_the_numbers_are_the_same(tmp_path: Path) -> None:
     library.write_bytes(b"not a library")
     assert run_program(tmp_path) == ("False", digits)
     assert list((tmp_path / "mpq").iterdir()) == [library]
+
+
+def test_layers_do_without_them() -> None:
+    tests = [Path(__file__).with_name(f"test_{name}.py") for name in ("integer", "conv", "attention", "activation")]
+    run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, tests)]
+    made = subprocess.run(run, env={**os.environ, "MPQ_KERNELS": "0"}, capture_output=True, text=True)
+    assert made.returncode == 0, made.stdout[-2000:]
