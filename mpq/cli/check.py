@@ -9,7 +9,6 @@ Example:
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -49,7 +48,10 @@ def run(args: Namespace) -> None:
         problems.append(f"no package {', '.join(missing)}: remove .venv and run again, it is made anew")
     if problems:
         raise BadInput("; ".join(problems))
-    compiler = "" if shutil.which(os.environ.get("CC") or "cc") else "; there is no C compiler, so integers are slower"
+
+    from mpq.quant.compiled import c_compiler
+
+    compiler = "" if c_compiler() else "; there is no C compiler, so integers are slower"
     print(f"check: {disk:.0f} GB of disk and {memory:.1f} GB of memory are free; all packages are there{compiler}")
 
 

@@ -27,7 +27,8 @@ _CUBIC = 0.044715 * _LINEAR
 
 def sigmoid_(x: Tensor) -> Tensor:
     """1 / (1 + exp(-x)), in place, of a contiguous tensor."""
-    if library := library_for(x):
+    library = library_for(x)
+    if library and x.is_contiguous():
         share(lambda first, count: library.sigmoids(x.data_ptr() + 4 * first, count), x.numel(), 1)
         return x
     if x.device.type != "cpu":
@@ -53,7 +54,8 @@ def gelu(x: Tensor) -> Tensor:
         result: Tensor = _Gelu.apply(x)  # type: ignore[no-untyped-call]
         return result
     result = torch.empty_like(x)
-    if library := library_for(x):
+    library = library_for(x)
+    if library and x.is_contiguous():
         _gelus(library, x, None, result)
         return result
     for part, out in parts(x.view(-1), result.view(-1)):
@@ -78,7 +80,8 @@ def _gelus(library: ctypes.CDLL, x: Tensor, gate: Tensor | None, out: Tensor) ->
 class _Gelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        if library := library_for(x):
+        library = library_for(x)
+        if library and x.is_contiguous():
             gate, out = torch.empty_like(x), torch.empty_like(x)
             _gelus(library, x, gate, out)
         else:
@@ -101,7 +104,7 @@ def log_sum_exp(x: Tensor) -> Tensor:
     library = library_for(x)
     if library is None or (torch.is_grad_enabled() and x.requires_grad):
         return x.logsumexp(1)
-    x, out = x.contiguous(), torch.empty(len(x))
+    x, out = x.contiguous(), x.new_empty(len(x))
     columns = x.shape[1]
 
     def work(first: int, rows: int) -> None:

@@ -112,7 +112,7 @@ def _cpu_is_amds() -> bool:
 def _mix(dropout: float, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """`attend` for some heads (M, T, D), with scores as logarithms to base two and a bias (M, 1, T) added to them."""
     scores = torch.bmm(q, k.transpose(1, 2)).add_(bias)
-    if library_for(scores):
+    if library_for(scores) and scores.is_contiguous():
         weights, total = _powers(scores)
     else:
         weights = _below_largest(scores).exp2_()
@@ -153,7 +153,7 @@ def _exact_powers(scores: Tensor) -> tuple[Tensor, Tensor]:
 
     By torch in double, since a vector's float powers have other last bits.
     """
-    if scores.dtype == torch.float32 and library_for(scores):
+    if library_for(scores) and scores.is_contiguous():
         return _powers(scores)
     weights = _below_largest(scores).double().exp2_().to(scores.dtype)
     return weights, weights.sum(-1, keepdim=True, dtype=torch.float64).to(scores.dtype)
@@ -194,11 +194,11 @@ class _Powers(torch.autograd.Function):
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
     """Turns the pairs (x[i], x[i + C/2]) of every head, (..., T, H, C), by `turns` (2, T, C / 2): rotary positions."""
-    library = library_for(x)
-    gradients = torch.is_grad_enabled() and x.requires_grad
-    if library and x.dtype == torch.float32 and x.is_contiguous() and x.numel() and not gradients:
-        turns, out = turns.to(torch.float32).contiguous(), torch.empty_like(x)
-        times, heads, size = x.shape[-3:]
+    library, gradients = library_for(x, turns), torch.is_grad_enabled() and x.requires_grad
+    times, heads, size = x.shape[-3:]
+    fit = turns.shape == (2, times, size / 2) and x.is_contiguous() and x.numel()
+    if library and fit and not gradients:
+        turns, out = turns.contiguous(), torch.empty_like(x)
 
         def work(first: int, rows: int) -> None:
             library.turn_pairs(

@@ -10,6 +10,8 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -42,9 +44,12 @@ _ARGUMENTS = {
 }
 
 
-def library_for(x: Tensor) -> ctypes.CDLL | None:
-    """The compiled steps, if they can work on such a tensor."""
-    return library() if x.device.type == "cpu" else None
+def library_for(*tensors: Tensor | None, dtype: torch.dtype = torch.float32) -> ctypes.CDLL | None:
+    """The compiled steps, if they can work on these tensors: all on a CPU and of that type."""
+    for x in tensors:
+        if x is not None and (x.device.type != "cpu" or x.dtype != dtype):
+            return None
+    return library()
 
 
 def share(work: Callable[[int, int], None], n_rows: int, columns: int) -> None:
@@ -70,45 +75,88 @@ def library() -> ctypes.CDLL | None:
     if os.environ.get("MPQ_KERNELS") == "0":
         return None
     try:
-        found = ctypes.CDLL(str(_compiled()))
-    except (OSError, RuntimeError, subprocess.SubprocessError):
+        found = _load(_compiled())
+    except (OSError, RuntimeError, AttributeError, subprocess.SubprocessError):
         return None
-    for name, arguments in _ARGUMENTS.items():
-        function = getattr(found, name)
-        function.argtypes, function.restype = arguments, None
     return found if _agrees(found) else None
 
 
-def _agrees(found: ctypes.CDLL) -> bool:
-    """Whether sums are scaled as torch scales them: one rounding for a product and a sum, where `kernels.c` has it."""
-    with torch.inference_mode(False), torch.no_grad():
-        generator = torch.Generator().manual_seed(0)
-        floats, bias = torch.randn(2, 61, 131, generator=generator)
-        scale, each = torch.ones(131), torch.rand(61, 1, generator=generator)
-        total, out = (floats * 1e4).to(torch.int32), torch.empty(61, 131)
-        pointers = (x.data_ptr() for x in (total, scale, each, bias))
-        found.scale_rows(*pointers, 131, out.data_ptr(), 131, 61, 131)
-        return torch.equal(out, torch.addcmul(bias, total.float(), each))
+def c_compiler() -> list[str] | None:
+    """The command of the C compiler, CC or cc; none where there is none."""
+    command = shlex.split(os.environ.get("CC") or "cc")
+    program = shutil.which(command[0]) if command else None
+    return [program, *command[1:]] if program else None
 
 
 def _compiled() -> Path:
     """The shared library for this processor, compiled if it has not been yet.
 
     Raises:
-        OSError, RuntimeError: there is no compiler, or no place to write to.
+        OSError, RuntimeError: there is no compiler, or no place to write to that is the user's own.
         subprocess.SubprocessError: it does not compile.
     """
-    compiler = shutil.which(os.environ.get("CC") or "cc")
+    compiler = c_compiler()
     if compiler is None:
         raise FileNotFoundError("no C compiler")
-    made_from = (SOURCE.read_text(), FLAGS, compiler, sorted(torch.cpu.get_capabilities().items()))
-    name = f"kernels-{hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]}.so"
+    machine = platform.libc_ver(), sorted(torch.cpu.get_capabilities().items()), _cpu_flags()
+    made_from = repr((SOURCE.read_text(), FLAGS, compiler, machine)).encode()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "mpq"
-    if not (folder / name).exists():
-        folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"kernels-{hashlib.sha256(made_from).hexdigest()[:16]}.so"
+    if not path.exists():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            made = Path(scratch, name)
-            command = [compiler, *FLAGS, "-fPIC", "-shared", "-o", str(made), str(SOURCE), "-lm"]
-            subprocess.run(command, check=True, capture_output=True, timeout=60)
-            made.replace(folder / name)
-    return folder / name
+            made = Path(scratch, path.name)
+            command = [*compiler, *FLAGS, "-fPIC", "-shared", "-o", str(made), str(SOURCE), "-lm"]
+            subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+            with made.open("rb") as file:
+                os.fsync(file.fileno())
+            made.replace(path)
+    if path.stat().st_uid != os.getuid():
+        raise PermissionError(f"{path} is another user's")
+    return path
+
+
+def _cpu_flags() -> str:
+    """What the kernel says that the processor can do (Linux on x86; else nothing)."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line for line in lines if line.startswith("flags")), "")
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    try:
+        found = ctypes.CDLL(str(path))
+    except OSError:  # such as one that was left empty when the machine went down
+        path.unlink(missing_ok=True)
+        found = ctypes.CDLL(str(_compiled()))
+    for name, arguments in _ARGUMENTS.items():
+        function = getattr(found, name)
+        function.argtypes, function.restype = arguments, None
+    return found
+
+
+def _agrees(found: ctypes.CDLL) -> bool:
+    """Whether it gives torch's numbers, and the same wherever they stand: not if compiled to be fast and loose."""
+    rows, columns = 61, 131
+    with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
+        generator = torch.Generator().manual_seed(0)
+        floats, bias = torch.randn(2, rows, columns, generator=generator, dtype=torch.float32)
+        scale = torch.rand(columns, generator=generator, dtype=torch.float32)
+        total, out = (floats * 1e4).to(torch.int32), torch.empty_like(floats)
+        codes, each = torch.empty(floats.shape, dtype=torch.int8), scale.new_empty(rows, 1)
+        pointers = (x.data_ptr() for x in (codes, each))
+        found.int8_rows(floats.data_ptr(), columns, *pointers, rows, columns, 1e-30, 127.0)
+        pointers = (x.data_ptr() for x in (total, scale, each, bias))
+        found.scale_rows(*pointers, columns, out.data_ptr(), columns, rows, columns)
+        together, alone = floats.clone(), floats.clone()
+        found.sigmoids(together.data_ptr(), together.numel())
+        for place in range(columns):
+            found.sigmoids(alone.data_ptr() + 4 * place, 1)
+        return (
+            torch.equal(each, floats.abs().amax(1, keepdim=True) / 127.0)
+            and torch.equal(codes, (floats / each).round().to(torch.int8))
+            and torch.equal(out, torch.addcmul(bias, total.to(torch.float32) * scale, each))
+            and torch.equal(together[0], alone[0])
+        )

@@ -9,6 +9,7 @@
 
 #define BLOCK 64 /* numbers that fill vectors of any processor, eight-bit ones too */
 #define LANES 16
+#define PART (32 * BLOCK)
 
 /* Largest size of a row, as an integer: there numbers without their sign have the same order, and NaN comes last. */
 static int32_t largest(const float *x, int64_t columns) {
@@ -119,7 +120,8 @@ static inline float sigmoid(float x) {
     float y = -x;
     y = y > 87.0f ? 87.0f : y;
     y = y < -87.0f ? -87.0f : y;
-    return 1.0f / (1.0f + exponential(y));
+    float result = 1.0f / (1.0f + exponential(y));
+    return x < -87.0f ? 0.0f : result;
 }
 
 void sigmoids(float *x, int64_t count) {
@@ -207,23 +209,34 @@ void turn_pairs(const float *x, const float *turns, float *out, int64_t first, i
     }
 }
 
-/* log sum exp of every row. */
+/* log sum exp of every row; a part of it at a time is added up in float. */
 void log_sums(const float *x, float *out, int64_t rows, int64_t columns) {
     for (int64_t i = 0; i < rows; i++, x += columns) {
-        float top = top_of(x, columns), sums[BLOCK] = {0}, last[BLOCK];
-        for (int64_t j = 0; j < columns; j += BLOCK) {
-            const float *some = x + j;
-            if (j + BLOCK > columns) { /* fill up a vector with what adds nothing */
-                for (int k = 0; k < BLOCK; k++) last[k] = -INFINITY;
-                memcpy(last, some, (columns - j) * sizeof *x);
-                some = last;
-            }
-            for (int k = 0; k < BLOCK; k++) {
-                float below = some[k] - top, kept = below < -87.0f ? -87.0f : below;
-                sums[k] += below < -87.0f ? 0.0f : exponential(kept);
-            }
+        float top = top_of(x, columns), last[BLOCK];
+        if (isinf(top)) {
+            out[i] = top;
+            for (int64_t j = 0; j < columns; j++) out[i] = isnan(x[j]) ? x[j] : out[i];
+            continue;
         }
-        out[i] = (float)(top + log(sum_of(sums, BLOCK)));
+        double sum = 0;
+        for (int64_t first = 0; first < columns; first += PART) {
+            float sums[BLOCK] = {0};
+            int64_t end = first + PART < columns ? first + PART : columns;
+            for (int64_t j = first; j < end; j += BLOCK) {
+                const float *some = x + j;
+                if (j + BLOCK > end) { /* fill up a vector with what adds nothing */
+                    for (int k = 0; k < BLOCK; k++) last[k] = -INFINITY;
+                    memcpy(last, some, (end - j) * sizeof *x);
+                    some = last;
+                }
+                for (int k = 0; k < BLOCK; k++) {
+                    float below = some[k] - top, kept = below < -87.0f ? -87.0f : below;
+                    sums[k] += below < -87.0f ? 0.0f : exponential(kept);
+                }
+            }
+            sum += sum_of(sums, BLOCK);
+        }
+        out[i] = (float)(top + log(sum));
     }
 }
 

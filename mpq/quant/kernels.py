@@ -60,10 +60,10 @@ def int8_windows(windows: Tensor, n_bits: int = 8) -> tuple[Tensor, Tensor] | No
         )
     )  # fmt: skip
     scale = windows.new_empty(outer)
-    codes = torch.empty(scale.numel(), channels * prod(taps), dtype=torch.int8)
+    codes = torch.empty(scale.numel(), channels * prod(taps), dtype=torch.int8, device=windows.device)
 
     def work(first: int, count: int) -> None:
-        window = torch.empty(codes.shape[1])
+        window = windows.new_empty(codes.shape[1])
         library.int8_windows(
             windows.data_ptr(), size, stride, kernel, tap_stride, channels, window.data_ptr(), codes.data_ptr(),
             scale.data_ptr(), first, count, _TINY, _top(n_bits),
@@ -87,7 +87,8 @@ def scale_rows(
     Returns:
         `out`.
     """
-    if total.numel() and (library := library_for(total)):
+    library = library_for(scale, row_scale, bias, out)
+    if library and total.numel() and library_for(total, dtype=torch.int32):
         return _scale_rows(library, total, scale, row_scale, bias, out)
     floats = scaled(total, scale)
     out = floats if out is None else out
@@ -148,11 +149,12 @@ def _scale_rows(
     library: ctypes.CDLL, total: Tensor, scale: Tensor, row_scale: Tensor, bias: Tensor | None, out: Tensor | None
 ) -> Tensor:
     n_rows, columns = total.shape
-    scale, row_scale = scale.expand(columns).contiguous(), row_scale.contiguous()
-    if bias is not None and bias.stride(-1) != 1:
-        bias = bias.contiguous()
+    scale, row_scale = scale.expand(columns).contiguous(), row_scale.expand(n_rows, 1).contiguous()
+    if bias is not None:
+        bias = bias.expand(n_rows, columns)
+        bias = bias if bias.stride(1) == 1 else bias.contiguous()
     out = total.view(torch.float32) if out is None else out
-    stride, bias_stride = out.stride(0), bias.stride(0) if bias is not None and bias.dim() == 2 else 0
+    stride, bias_stride = out.stride(0), 0 if bias is None else bias.stride(0)
 
     def work(first: int, rows: int) -> None:
         library.scale_rows(

@@ -90,8 +90,9 @@ def _cells(gates: Tensor, before: Tensor, c: Tensor, tanh_c: Tensor, h: Tensor) 
 
     tanh(x) = 2 sigmoid(2 x) - 1; torch's own tanh takes ten times as long as a sigmoid.
     """
-    if library := library_for(gates):
-        before, (n_rows, size) = before.contiguous(), c.shape
+    before = before.to(torch.float32)
+    if gates.shape == (len(c), 4 * c.shape[1]) and (library := library_for(gates, before, c, tanh_c, h)):
+        before, (n_rows, size) = before.expand_as(c).contiguous(), c.shape
 
         def work(first: int, rows: int) -> None:
             places = (x.data_ptr() + 4 * first * x.shape[1] for x in (gates, before, c, tanh_c, h))

@@ -202,7 +202,7 @@ def _unpack_columns(data: Tensor, n_bits: int, kind: str) -> Tensor:
     n_bytes = data.shape[1]
     out = torch.empty(data.shape[0], per_group * n_bytes, dtype=torch.int8, device=data.device)
     step = 2 if n_bits == 1 and kind != "asym" else 1
-    if library := library_for(data):
+    if library := library_for(data, dtype=torch.uint8):
         data = data.contiguous()
 
         def work(first: int, rows: int) -> None:
