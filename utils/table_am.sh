@@ -6,11 +6,12 @@
 # A row is MODEL-wWaA: weights of W bits, activations of A (32: float), trained by straight-through estimation from the
 # float model.
 #   MODEL-METHOD-wWaA   bits of every matrix by METHOD, W on average: kl hessian one-stage, or by a rule; hessian-plain:
-#                       traces are summed over a matrix, as the paper writes, not averaged over its weights
+#                       traces are summed over a matrix, as the paper writes, not averaged over its weights; encoder: 1 bit
+#                       for the linear layers of the encoder, 4 for convolutions and output (arXiv 2505.21245)
 #   ...-KIND            rounded: not trained any further; pass1: what a one-stage search leaves, with its weights and
 #                       learned scales, not trained any further; asym: asymmetric table, with zero points;
 #                       cotrain: trained together with a higher precision of the same weights; alone, cotrain-alone:
-#                       without the float model's predictions, as the paper trains
+#                       without the float model's predictions, as the paper trains; long-...: for long_passes passes
 #   ...-seedN           trained with seed N more than the others'
 # Each row has steps of its own named after it in stages 7 (its plan), 8 (training) and 9 (decoding): one that was killed
 # is all that is done again. How: conf/table/MODEL-{search,ste}.yaml, and MODEL-one-stage.yaml for what a one-stage row
@@ -23,10 +24,12 @@
 
 rows_of_conformer=(conformer conformer-w{8,4,3,2,1}a8 conformer-w{8,4}a4 conformer-w{8,4,2}a32 conformer-w4a8-{rounded,asym} conformer-w2a8-asym
   conformer-w{2,1}a8-{cotrain,alone,cotrain-alone} conformer-{rule,kl}-w5a8 conformer-{kl,hessian,hessian-plain,one-stage}-w{3,2.5}a8
-  conformer-{kl,hessian}-w3a8-rounded conformer-one-stage-w{3,2.5}a8-pass1)
+  conformer-{kl,hessian}-w3a8-rounded conformer-one-stage-w{3,2.5}a8-pass1 conformer-w8a8-long-alone conformer-encoder-w1.5a8-long{,-alone,-cotrain-alone})
 rows_of_ssl=(ssl ssl-w{8,4,3,2}a8 ssl-w{8,4,3,2}a32 ssl-{kl,hessian,hessian-plain,one-stage}-w{3.5,3}a8 ssl-{kl,hessian,one-stage}-w3.5a32
   ssl-{kl,hessian}-w3.5a8-rounded ssl-one-stage-w{3.5,3}a8-pass1 ssl-{kl,hessian,one-stage}-w3.5a8-seed{1,2})
-am_row='^([a-z]+)-((kl|hessian|hessian-plain|one-stage|rule)-)?w([0-9.]+)a([0-9]+)(-(rounded|pass1|asym|cotrain|alone|cotrain-alone))?(-seed([0-9]+))?$'
+am_row='^([a-z]+)-((kl|hessian|hessian-plain|one-stage|rule|encoder)-)?w([0-9.]+)a([0-9]+)(-(rounded|pass1|asym|(long|(long-)?cotrain|(long-)?alone|(long-)?cotrain-alone)))?(-seed([0-9]+))?$'
+encoder_rule='*conv*=+20,join*=+20,output*=+20'
+long_passes=3 # times as many as conf/table/MODEL-ste.yaml has
 am_search=() am_train=()
 
 # The parts of a row's name: sets row_method (empty: the same bits everywhere) row_bits row_a_bits row_kind row_seed, the
@@ -35,13 +38,14 @@ am_search=() am_train=()
 split_am_row() {
   [[ $1 =~ $am_row ]] || return 1
   row_method=${BASH_REMATCH[3]} row_bits=${BASH_REMATCH[4]} row_a_bits=${BASH_REMATCH[5]} row_kind=${BASH_REMATCH[7]}
-  row_seed=$((seed + ${BASH_REMATCH[9]:-0})) row_candidates=2,4,8 row_a=()
+  row_seed=$((seed + ${BASH_REMATCH[13]:-0})) row_candidates=2,4,8 row_a=()
   [ "$row_a_bits" = 8 ] || row_a=(--a-bits "$row_a_bits")
   [ "$row_bits" != 5 ] || row_candidates=4,8 # the paper's mixture
   row_search=$out/search/$table-$row_method-$row_candidates
   [ "$row_method" != one-stage ] || row_search=$out/search/${1/-pass1/} # aims at one average, and leaves weights
   row_how=(--method "${row_method%-plain}")
   [ "$row_method" = "${row_how[1]}" ] || row_how+=(--hessian.normalize false)
+  [ "$row_method" != encoder ] || { row_candidates=1,4 row_how=(--method rule --rule "$encoder_rule") row_search=$out/search/$table-encoder; }
 }
 
 # What a row is searched and trained with: sets row_data
@@ -57,7 +61,7 @@ search_am_bits() {
   for row in "${chosen_rows[@]}"; do
     split_am_row "$row" && [ -n "$row_method" ] || continue
     # a measurement serves all averages; one-stage: part of an epoch is other data than those that training goes on with
-    again=(--seed "$seed" --costs "$row_search/costs.json" --bits 8)
+    again=(--seed "$seed" --costs "$row_search/costs.json" --bits "${row_candidates##*,}")
     [ "$row_method" != one-stage ] || again=(--one_stage.fit.seed $((row_seed + 2)) --bits "$row_bits" "${row_a[@]}")
     search=(mpq search --config "$conf" "${row_how[@]}" --candidates "$row_candidates" --model "$model" "${row_data[@]}" "${am_search[@]}")
     [[ $seen = *" $row_search "* ]] || job "${row_search##*/}" --threads 1 --gpu 1 --memory "$memory" --in "$conf" "$model" "${row_data[@]:1:1}" --out "$row_search/plan.yaml" \
@@ -72,6 +76,11 @@ search_am_bits() {
       --bits "$row_bits" "${row_a[@]}" --out "$out/plan/$row.yaml"
   done
   run_jobs
+}
+
+# The epochs that a configuration asks for
+epochs_of() {
+  sed -n 's/^fit:.*epochs: *\([0-9]*\).*/\1/p' "$1"
 }
 
 # Stage 8
@@ -93,7 +102,8 @@ train_am_rows() {
     case "$row_kind" in
       rounded | pass1) train=none ;;
       asym) options+=(--table asym) ;;
-      cotrain*) options+=(--cotrain_bits $((2 * row_bits))) ;;&
+      *cotrain*) options+=(--cotrain_bits $((2 * ${row_bits%.*}))) ;;&
+      long*) options+=(--fit.epochs $((long_passes * $(epochs_of "conf/table/$table-ste.yaml")))) ;;&
       *alone) options+=(--distill 0) ;;
     esac
     job "$row" --threads 1 --gpu 1 --memory "$memory" --in "${inputs[@]}" --out "$quant"/{model.mpq,seconds} \
