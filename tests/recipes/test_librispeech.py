@@ -31,13 +31,16 @@ def test_smoke_run(librispeech: Recipe) -> None:
 
 def test_smoke_run_of_the_table_of_conformers(librispeech: Recipe, tmp_path: Path) -> None:
     exp = shutil.copytree(librispeech.exp, tmp_path / "exp", symlinks=True)
-    rows = ["conformer", "conformer-rule-w5a8"]
+    rows = ["conformer", "conformer-rule-w5a8", "conformer-encoder-w1.5a8-long-cotrain-alone"]
     table = Recipe("librispeech", exp, *librispeech.command[7:])
     table.finish("--table", "conformer", "--rows", ",".join(rows), "--stage", "7")
     lines = [row for _, row in read_jsonl(exp / "table-conformer" / "results.jsonl")]
     results = [row for row in lines if row["set"] == "test-clean"]
     assert [row["system"] for row in results] == rows
     assert results[0]["bits"] == 32 and 4 < results[1]["bits"] <= 5 and "p_float32" in results[1]
+    plan = read_plan(exp / "table-conformer" / "plan" / f"{rows[2]}.yaml")
+    linear = {bits for name, bits in plan.bits.items() if ".ffn" in name or ".self_attn." in name}
+    assert linear == {1} and set(plan.bits.values()) == {1, 4} and results[2]["bits"] <= 1.5
 
 
 def test_half_a_corpus_is_refused_before_anything_is_computed(librispeech_dir: Path, tmp_path: Path) -> None:
