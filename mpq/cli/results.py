@@ -172,9 +172,15 @@ def _line(model: ModelFile) -> str | None:
     by_row = any(not isinstance(bits, int) for bits in plan.bits.values())
     trained = TRAINING.get(train, train)
     if plan.method == "uniform":
-        return trained
-    chosen = METHODS.get(plan.method, plan.method) + (" by row" if by_row else "")
-    return chosen if train == "ste" else f"{chosen}, {trained}"
+        words = [trained]
+    else:
+        words = [METHODS.get(plan.method, plan.method) + (" by row" if by_row else "")]
+        words += [] if train == "ste" else [trained]
+    words += ["asymmetric"] if plan.table == "asym" else []
+    words += (
+        [] if plan.a_bits == 8 else ["float activations" if plan.a_bits == 32 else f"{plan.a_bits}-bit activations"]
+    )
+    return ", ".join(words)
 
 
 def _records(

@@ -14,6 +14,7 @@ from mpq.score.table import FLOAT_BITS, verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = ("#2563eb", "#c2410c", "#047857", "#7c3aed", "#be185d", "#0e7490", "#a16207", "#4b5563")
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -166,8 +167,7 @@ def size_wer_plot(path: PathLike, data: SizeWer, title: str = "") -> None:
         _draw_panel(axes, panel, data)
     if data.panels:
         _finish_axes(grid, data)
-        handles, names = _legend(data)
-        figure.legend(handles, names, loc="outside lower center", ncols=5, frameon=False, fontsize=_SIZE)
+        _draw_legend(figure, data)
     grid[0].set_ylabel(f"{data.set} word error rate, %")
     far = f"beyond the axis: {data.note}" if data.panels and data.note else ""
     figure.suptitle("\n".join(text for text in (title, far) if text), x=0.01, ha="left", fontsize=11)
@@ -221,6 +221,19 @@ def _finish_axes(grid: Sequence[Axes], data: SizeWer) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_legend(figure: Figure, data: SizeWer) -> None:
+    """Below the panels, in as many columns as fit."""
+    handles, names = _legend(data)
+    for columns in range(5, 0, -1):
+        legend = figure.legend(
+            handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=_SIZE
+        )  # fmt: skip
+        figure.draw_without_rendering()
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def _legend(data: SizeWer) -> tuple[list[Any], list[str]]:
