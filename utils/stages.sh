@@ -218,6 +218,13 @@ report() {
   mpq report "$1"
 }
 
+# Stages 6, 8 and 9 of the usual systems: language_model_systems UNITS
+language_model_systems() {
+  if stage 6; then train_language_models "$1"; fi
+  if stage 8; then quantize_systems; fi
+  if stage 9; then rescore_systems; fi
+}
+
 # Stage 10
 report_results() {
   local texts=("${sets[@]/%//text}") names larger=()

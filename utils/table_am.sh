@@ -27,7 +27,7 @@ rows_of_conformer=(conformer conformer-w{8,4,3,2,1}a8 conformer-w{8,4}a4 conform
   conformer-{kl,hessian}-w3a8-rounded conformer-one-stage-w{3,2.5}a8-pass1 conformer-w8a8-long-alone conformer-encoder-w1.5a8-long{,-alone,-cotrain-alone})
 rows_of_ssl=(ssl ssl-w{8,4,3,2}a8 ssl-w{8,4,3,2}a32 ssl-{kl,hessian,hessian-plain,one-stage}-w{3.5,3}a8 ssl-{kl,hessian,one-stage}-w3.5a32
   ssl-{kl,hessian}-w3.5a8-rounded ssl-one-stage-w{3.5,3}a8-pass1 ssl-{kl,hessian,one-stage}-w3.5a8-seed{1,2})
-am_row='^([a-z]+)-((kl|hessian|hessian-plain|one-stage|rule|encoder)-)?w([0-9.]+)a([0-9]+)(-(rounded|pass1|asym|(long|(long-)?cotrain|(long-)?alone|(long-)?cotrain-alone)))?(-seed([0-9]+))?$'
+am_row='^([a-z]+)-((kl|hessian|hessian-plain|one-stage|rule|encoder)-)?w([0-9.]+)a([0-9]+)(-(rounded|pass1|asym|long|(long-)?(cotrain|alone|cotrain-alone)))?(-seed([0-9]+))?$'
 encoder_rule='*conv*=+20,join*=+20,output*=+20'
 long_passes=3 # times as many as conf/table/MODEL-ste.yaml has
 am_search=() am_train=()
@@ -38,14 +38,17 @@ am_search=() am_train=()
 split_am_row() {
   [[ $1 =~ $am_row ]] || return 1
   row_method=${BASH_REMATCH[3]} row_bits=${BASH_REMATCH[4]} row_a_bits=${BASH_REMATCH[5]} row_kind=${BASH_REMATCH[7]}
-  row_seed=$((seed + ${BASH_REMATCH[13]:-0})) row_candidates=2,4,8 row_a=()
+  row_seed=$((seed + ${BASH_REMATCH[11]:-0})) row_candidates=2,4,8 row_a=()
   [ "$row_a_bits" = 8 ] || row_a=(--a-bits "$row_a_bits")
   [ "$row_bits" != 5 ] || row_candidates=4,8 # the paper's mixture
+  [ "$row_method" != encoder ] || row_candidates=1,4
   row_search=$out/search/$table-$row_method-$row_candidates
   [ "$row_method" != one-stage ] || row_search=$out/search/${1/-pass1/} # aims at one average, and leaves weights
-  row_how=(--method "${row_method%-plain}")
-  [ "$row_method" = "${row_how[1]}" ] || row_how+=(--hessian.normalize false)
-  [ "$row_method" != encoder ] || { row_candidates=1,4 row_how=(--method rule --rule "$encoder_rule") row_search=$out/search/$table-encoder; }
+  case "$row_method" in
+    *-plain) row_how=(--method "${row_method%-plain}" --hessian.normalize false) ;;
+    encoder) row_how=(--method rule --rule "$encoder_rule") ;;
+    *) row_how=(--method "$row_method") ;;
+  esac
 }
 
 # What a row is searched and trained with: sets row_data

@@ -215,9 +215,7 @@ language_model_stages() {
     if stage 8; then train_table_rows; fi
     if stage 9; then rescore_table_rows; fi
   else
-    if stage 6; then train_language_models "$lm_units"; fi
-    if stage 8; then quantize_systems; fi
-    if stage 9; then rescore_systems; fi
+    language_model_systems "$lm_units"
   fi
 }
 

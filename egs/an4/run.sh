@@ -67,9 +67,7 @@ if [ "$table" = am ]; then
 else
   if stage 4; then train_acoustic_model; fi
   if stage 5; then decode_sets; fi
-  if stage 6; then train_language_models "$exp/lang/words.txt"; fi
-  if stage 8; then quantize_systems; fi
-  if stage 9; then rescore_systems; fi
+  language_model_systems "$exp/lang/words.txt"
   if stage 10; then report_results; fi
 fi
 finish

@@ -29,7 +29,7 @@ def run(args: Namespace) -> None:
     import shutil
     from importlib.util import find_spec
 
-    from mpq.io import BadInput, check_range, check_writable
+    from mpq.io import BadInput, c_compiler, check_range, check_writable
 
     for option in ("disk_gb", "memory_gb"):
         check_range(f"--{option.replace('_', '-')}", args[option], "[0, inf)")
@@ -48,9 +48,6 @@ def run(args: Namespace) -> None:
         problems.append(f"no package {', '.join(missing)}: remove .venv and run again, it is made anew")
     if problems:
         raise BadInput("; ".join(problems))
-
-    from mpq.quant.compiled import c_compiler
-
     compiler = "" if c_compiler() else "; there is no C compiler, so integers are slower"
     print(f"check: {disk:.0f} GB of disk and {memory:.1f} GB of memory are free; all packages are there{compiler}")
 

@@ -171,15 +171,14 @@ def _line(model: ModelFile) -> str | None:
         return None
     by_row = any(not isinstance(bits, int) for bits in plan.bits.values())
     trained = TRAINING.get(train, train)
-    if plan.method == "uniform":
-        words = [trained]
-    else:
-        words = [METHODS.get(plan.method, plan.method) + (" by row" if by_row else "")]
-        words += [] if train == "ste" else [trained]
-    words += ["asymmetric"] if plan.table == "asym" else []
-    words += (
-        [] if plan.a_bits == 8 else ["float activations" if plan.a_bits == 32 else f"{plan.a_bits}-bit activations"]
-    )
+    chosen = METHODS.get(plan.method, plan.method) + (" by row" if by_row else "")
+    words = [] if plan.method == "uniform" else [chosen]
+    if train != "ste" or not words:
+        words.append(trained)
+    if plan.table == "asym":
+        words.append("asymmetric")
+    if plan.a_bits != 8:
+        words.append("float activations" if plan.a_bits == FLOAT_BITS else f"{plan.a_bits}-bit activations")
     return ", ".join(words)
 
 

@@ -24,6 +24,7 @@ from mpq.io.kaldi_nbest import read_kaldi_nbest, write_kaldi_nbest
 from mpq.io.lattice import Lattice, LatticeBuilder
 from mpq.io.lattice_files import read_lattices, write_lattices
 from mpq.io.lock import only_one
+from mpq.io.machine import c_compiler, cpu_line
 from mpq.io.nbest import Hyp, NBest, read_nbest, write_nbest
 from mpq.io.progress import progress
 from mpq.io.ranges import SEEDS, check_range, check_ranges
@@ -42,10 +43,12 @@ __all__ = [
     "SymbolTable",
     "atomic_path",
     "atomic_write",
+    "c_compiler",
     "check_range",
     "check_ranges",
     "check_symbols_hash",
     "check_writable",
+    "cpu_line",
     "finite",
     "hash_config",
     "is_json",

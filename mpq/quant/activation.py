@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mpq.quant.cache import SHARE, parts
-from mpq.quant.compiled import library_for, share
+from mpq.quant.compiled import at, library_for, share
 
 _VECTORS = 64  # a multiple of the numbers that any processor takes at once
 _LINEAR = 2 * math.sqrt(2 / math.pi)
@@ -29,7 +29,8 @@ def sigmoid_(x: Tensor) -> Tensor:
     """1 / (1 + exp(-x)), in place, of a contiguous tensor."""
     library = library_for(x)
     if library and x.is_contiguous():
-        share(lambda first, count: library.sigmoids(x.data_ptr() + 4 * first, count), x.numel(), 1)
+        numbers = x.view(-1)
+        share(lambda first, count: library.sigmoids(at(numbers, first), count), len(numbers), 1)
         return x
     if x.device.type != "cpu":
         return x.sigmoid_()
@@ -69,12 +70,15 @@ def _gate(x: Tensor) -> Tensor:
     return sigmoid_(gate.mul_(x))
 
 
-def _gelus(library: ctypes.CDLL, x: Tensor, gate: Tensor | None, out: Tensor) -> None:
-    def work(first: int, count: int) -> None:
-        gates = None if gate is None else gate.data_ptr() + 4 * first
-        library.gelus(x.data_ptr() + 4 * first, gates, out.data_ptr() + 4 * first, count)
+def _gelus(library: ctypes.CDLL, *tensors: Tensor | None) -> None:
+    """x, its gate (none: not kept) and the result, contiguous."""
+    flat = [None if x is None else x.view(-1) for x in tensors]
 
-    share(work, x.numel(), 1)
+    def work(first: int, count: int) -> None:
+        library.gelus(*(at(x, first) for x in flat), count)
+
+    assert flat[0] is not None
+    share(work, len(flat[0]), 1)
 
 
 class _Gelu(torch.autograd.Function):
@@ -105,10 +109,9 @@ def log_sum_exp(x: Tensor) -> Tensor:
     if library is None or (torch.is_grad_enabled() and x.requires_grad):
         return x.logsumexp(1)
     x, out = x.contiguous(), x.new_empty(len(x))
-    columns = x.shape[1]
 
     def work(first: int, rows: int) -> None:
-        library.log_sums(x.data_ptr() + 4 * first * columns, out.data_ptr() + 4 * first, rows, columns)
+        library.log_sums(at(x, first), at(out, first), rows, x.shape[1])
 
     share(work, *x.shape)
     return out

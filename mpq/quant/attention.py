@@ -6,10 +6,10 @@ softmax, which have no weights, stay in float.
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mpq.quant.compiled import library_for, share
+from mpq.io import cpu_line
+from mpq.quant.compiled import at, library_for, share
 from mpq.quant.floats import onednn_products, takes_onednn
 from mpq.quant.layers import Projector, QuantModule
 
@@ -101,22 +102,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None, dropout: flo
     return torch.cat(mixed).view(q.shape)
 
 
-@cache
 def _cpu_is_amds() -> bool:
-    try:
-        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
+    return "AuthenticAMD" in cpu_line("vendor_id")
 
 
 def _mix(dropout: float, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """`attend` for some heads (M, T, D), with scores as logarithms to base two and a bias (M, 1, T) added to them."""
     scores = torch.bmm(q, k.transpose(1, 2)).add_(bias)
-    if library_for(scores) and scores.is_contiguous():
-        weights, total = _powers(scores)
-    else:
-        weights = _below_largest(scores).exp2_()
-        total = weights.sum(-1, keepdim=True)
+    weights, total = _powers(scores)
     return torch.bmm(F.dropout(weights, dropout), v) / total
 
 
@@ -143,53 +136,47 @@ def attend_exactly(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         queries, bias = (F.pad(x, (0, 0, 0, few)) for x in (queries, bias))
     with torch.autocast(q.device.type, enabled=False), onednn_products():
         scores = (queries @ k.transpose(-2, -1)).add_(bias)
-        weights, total = _exact_powers(scores)
+        weights, total = _powers(scores, exactly=True)
         mixed = weights @ v / total
     return mixed[..., :n_queries, :].to(torch.float32)
 
 
-def _exact_powers(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """2^(scores - the largest of a row), whatever else is in the tensor, and the sums of rows (..., 1).
+def _powers(scores: Tensor, exactly: bool = False) -> tuple[Tensor, Tensor]:
+    """2^(scores - the largest of a row) in the memory of `scores`, and the sums of rows (..., 1).
 
-    By torch in double, since a vector's float powers have other last bits.
+    Args:
+        exactly: the same whatever else is in the tensor, as compiled ones are anyway; by torch in double, since a
+            vector's float powers have other last bits.
     """
-    if library_for(scores) and scores.is_contiguous():
-        return _powers(scores)
-    weights = _below_largest(scores).double().exp2_().to(scores.dtype)
-    return weights, weights.sum(-1, keepdim=True, dtype=torch.float64).to(scores.dtype)
-
-
-def _below_largest(scores: Tensor) -> Tensor:
-    return scores.sub_(scores.detach().amax(-1, keepdim=True))
-
-
-def _powers(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The same compiled, with gradients if they are asked for, in the memory of `scores`."""
-    found: tuple[Tensor, Tensor] = _Powers.apply(scores)  # type: ignore[no-untyped-call]
-    return found
+    library = library_for(scores)
+    if library and scores.is_contiguous():
+        found: tuple[Tensor, Tensor] = _Powers.apply(scores, library)  # type: ignore[no-untyped-call]
+        return found
+    below = scores.sub_(scores.detach().amax(-1, keepdim=True))
+    weights = (below.double() if exactly else below).exp2_().to(scores.dtype)
+    total = weights.sum(-1, keepdim=True, dtype=torch.float64 if exactly else None)
+    return weights, total.to(scores.dtype)
 
 
 class _Powers(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, scores: Tensor) -> tuple[Tensor, Tensor]:
-        library = library_for(scores)
-        assert library is not None
+    def forward(ctx: Any, scores: Tensor, library: ctypes.CDLL) -> tuple[Tensor, Tensor]:
         total, columns = scores.new_empty(*scores.shape[:-1], 1), scores.shape[-1]
+        flat = scores.view(-1, columns)
 
         def work(first: int, rows: int) -> None:
-            library.softmax_rows(scores.data_ptr() + 4 * first * columns, total.data_ptr() + 4 * first, rows, columns)
+            library.softmax_rows(at(flat, first), at(total.view(-1), first), rows, columns)
 
-        share(work, total.numel(), columns)
+        share(work, len(flat), columns)
         ctx.mark_dirty(scores)
         ctx.save_for_backward(scores)
         return scores, total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, grad_total: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor, grad_total: Tensor) -> tuple[Tensor, None]:
         (weights,) = ctx.saved_tensors
-        slope: Tensor = (grad + grad_total).mul_(weights).mul_(math.log(2))
-        return slope
+        return (grad + grad_total).mul_(weights).mul_(math.log(2)), None
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
@@ -201,9 +188,7 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
         turns, out = turns.contiguous(), torch.empty_like(x)
 
         def work(first: int, rows: int) -> None:
-            library.turn_pairs(
-                x.data_ptr(), turns.data_ptr(), out.data_ptr(), first, rows, times, heads, size // 2
-            )  # fmt: skip
+            library.turn_pairs(at(x, 0), at(turns, 0), at(out, 0), first, rows, times, heads, size // 2)
 
         share(work, x.numel() // size, size)
         return out

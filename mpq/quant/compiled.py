@@ -11,8 +11,6 @@ import ctypes
 import hashlib
 import os
 import platform
-import shlex
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -23,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mpq.io import c_compiler, cpu_line
 from mpq.quant.cache import SHARE
 
 SOURCE = Path(__file__).with_name("kernels.c")
@@ -50,6 +49,13 @@ def library_for(*tensors: Tensor | None, dtype: torch.dtype = torch.float32) -> 
         if x is not None and (x.device.type != "cpu" or x.dtype != dtype):
             return None
     return library()
+
+
+def at(x: Tensor | None, row: int) -> int | None:
+    """The address of a row of a tensor; none of none."""
+    if x is None or not row:  # most often all rows are one thread's: asking for strides takes longer than a small step
+        return None if x is None else x.data_ptr()
+    return x.data_ptr() + row * x.stride(0) * x.element_size()
 
 
 def share(work: Callable[[int, int], None], n_rows: int, columns: int) -> None:
@@ -81,13 +87,6 @@ def library() -> ctypes.CDLL | None:
     return found if _agrees(found) else None
 
 
-def c_compiler() -> list[str] | None:
-    """The command of the C compiler, CC or cc; none where there is none."""
-    command = shlex.split(os.environ.get("CC") or "cc")
-    program = shutil.which(command[0]) if command else None
-    return [program, *command[1:]] if program else None
-
-
 def _compiled() -> Path:
     """The shared library for this processor, compiled if it has not been yet.
 
@@ -98,7 +97,7 @@ def _compiled() -> Path:
     compiler = c_compiler()
     if compiler is None:
         raise FileNotFoundError("no C compiler")
-    machine = platform.libc_ver(), sorted(torch.cpu.get_capabilities().items()), _cpu_flags()
+    machine = platform.libc_ver(), sorted(torch.cpu.get_capabilities().items()), cpu_line("flags")
     made_from = repr((SOURCE.read_text(), FLAGS, compiler, machine)).encode()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "mpq"
     path = folder / f"kernels-{hashlib.sha256(made_from).hexdigest()[:16]}.so"
@@ -114,15 +113,6 @@ def _compiled() -> Path:
     if path.stat().st_uid != os.getuid():
         raise PermissionError(f"{path} is another user's")
     return path
-
-
-def _cpu_flags() -> str:
-    """What the kernel says that the processor can do (Linux on x86; else nothing)."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line for line in lines if line.startswith("flags")), "")
 
 
 def _load(path: Path) -> ctypes.CDLL:

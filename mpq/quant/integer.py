@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mpq.quant.cache import at_once
-from mpq.quant.kernels import int8_rows, scale_rows, scaled
+from mpq.quant.kernels import add_bias, int8_rows, scale_rows, scaled
 from mpq.quant.pack import Held
 from mpq.quant.table import Quantized
 
@@ -138,10 +138,7 @@ def _products(
         sums = rows.view(len(rows), -1, width).sum(2, dtype=torch.int32).to(torch.float32)
         for g in range(scale.shape[1]):
             total.addcmul_(sums[:, g : g + 1], offset[:, g])
-    out = total if out is None else out
-    if bias is None:
-        return torch.mul(total, row_scale, out=out)
-    return torch.addcmul(bias, total, row_scale, out=out)
+    return add_bias(total, row_scale, bias, total if out is None else out)
 
 
 class _IntLinear(torch.autograd.Function):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mpq.quant.cache import parts
-from mpq.quant.compiled import COUNT, library_for, share
+from mpq.quant.compiled import COUNT, at, library_for, share
 
 _TINY = 1e-30  # keeps 0 / 0 out of rows of zeros
 
@@ -64,10 +64,8 @@ def int8_windows(windows: Tensor, n_bits: int = 8) -> tuple[Tensor, Tensor] | No
 
     def work(first: int, count: int) -> None:
         window = windows.new_empty(codes.shape[1])
-        library.int8_windows(
-            windows.data_ptr(), size, stride, kernel, tap_stride, channels, window.data_ptr(), codes.data_ptr(),
-            scale.data_ptr(), first, count, _TINY, _top(n_bits),
-        )  # fmt: skip
+        places = at(window, 0), at(codes, 0), at(scale, 0), first, count
+        library.int8_windows(at(windows, 0), size, stride, kernel, tap_stride, channels, *places, _TINY, _top(n_bits))
 
     share(work, *codes.shape)
     return codes, scale
@@ -91,7 +89,11 @@ def scale_rows(
     if library and total.numel() and library_for(total, dtype=torch.int32):
         return _scale_rows(library, total, scale, row_scale, bias, out)
     floats = scaled(total, scale)
-    out = floats if out is None else out
+    return add_bias(floats, row_scale, bias, floats if out is None else out)
+
+
+def add_bias(floats: Tensor, row_scale: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
+    """row_scale * floats + bias, to `out`."""
     if bias is None:
         return torch.mul(floats, row_scale, out=out)
     return torch.addcmul(bias, floats, row_scale, out=out)
@@ -134,13 +136,11 @@ def _round_rows_by_torch(x: Tensor, codes: Tensor, scale: Tensor, n_bits: int) -
 
 def _round_rows(library: ctypes.CDLL, x: Tensor, codes: Tensor, scale: Tensor, n_bits: int) -> None:
     x = x if x.stride(1) == 1 else x.contiguous()
-    stride, columns = x.stride(0), x.shape[1]
+    codes, scale = codes.view(x.shape), scale.view(-1)
 
     def work(first: int, rows: int) -> None:
-        library.int8_rows(
-            x.data_ptr() + 4 * first * stride, stride, codes.data_ptr() + first * columns,
-            scale.data_ptr() + 4 * first, rows, columns, _TINY, _top(n_bits),
-        )  # fmt: skip
+        places = at(x, first), x.stride(0), at(codes, first), at(scale, first)
+        library.int8_rows(*places, rows, x.shape[1], _TINY, _top(n_bits))
 
     share(work, *x.shape)
 
@@ -149,19 +149,21 @@ def _scale_rows(
     library: ctypes.CDLL, total: Tensor, scale: Tensor, row_scale: Tensor, bias: Tensor | None, out: Tensor | None
 ) -> Tensor:
     n_rows, columns = total.shape
-    scale, row_scale = scale.expand(columns).contiguous(), row_scale.expand(n_rows, 1).contiguous()
+    scale, row_scale = _spread(scale, (columns,)), _spread(row_scale, (n_rows, 1))
     if bias is not None:
         bias = bias.expand(n_rows, columns)
         bias = bias if bias.stride(1) == 1 else bias.contiguous()
     out = total.view(torch.float32) if out is None else out
-    stride, bias_stride = out.stride(0), 0 if bias is None else bias.stride(0)
+    bias_stride = 0 if bias is None else bias.stride(0)
 
     def work(first: int, rows: int) -> None:
-        library.scale_rows(
-            total.data_ptr() + 4 * first * columns, scale.data_ptr(), row_scale.data_ptr() + 4 * first,
-            None if bias is None else bias.data_ptr() + 4 * first * bias_stride, bias_stride,
-            out.data_ptr() + 4 * first * stride, stride, rows, columns,
-        )  # fmt: skip
+        places = at(total, first), at(scale, 0), at(row_scale, first), at(bias, first), bias_stride
+        library.scale_rows(*places, at(out, first), out.stride(0), rows, columns)
 
     share(work, n_rows, columns)
     return out
+
+
+def _spread(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Contiguous, of that shape."""
+    return (x if x.shape == shape else x.expand(shape)).contiguous()

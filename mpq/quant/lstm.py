@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mpq.quant.activation import sigmoid_
-from mpq.quant.compiled import library_for, share
+from mpq.quant.compiled import at, library_for, share
 from mpq.quant.floats import float_linear
 from mpq.quant.integer import asks_gradients, gradient_dtype, gradient_product, int_product
 from mpq.quant.table import Quantized
@@ -95,8 +95,7 @@ def _cells(gates: Tensor, before: Tensor, c: Tensor, tanh_c: Tensor, h: Tensor) 
         before, (n_rows, size) = before.expand_as(c).contiguous(), c.shape
 
         def work(first: int, rows: int) -> None:
-            places = (x.data_ptr() + 4 * first * x.shape[1] for x in (gates, before, c, tanh_c, h))
-            library.lstm_cells(*places, rows, size)
+            library.lstm_cells(*(at(x, first) for x in (gates, before, c, tanh_c, h)), rows, size)
 
         share(work, n_rows, 4 * size)
         return

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpq.quant.compiled import library_for, share
+from mpq.quant.compiled import at, library_for, share
 from mpq.quant.table import Precision, Quantized, levels, scales_of_rows
 
 _AT_ONCE = 1 << 20  # codes that are packed at once: they take 16 bytes each while they are
@@ -206,7 +206,7 @@ def _unpack_columns(data: Tensor, n_bits: int, kind: str) -> Tensor:
         data = data.contiguous()
 
         def work(first: int, rows: int) -> None:
-            places = data.data_ptr() + first * n_bytes, out.data_ptr() + first * per_group * n_bytes
+            places = at(data, first), at(out, first)
             library.unpack_rows(*places, rows, n_bytes, per_group, n_bits, radix == 3, step, lowest)
 
         share(work, *out.shape)
@@ -223,7 +223,9 @@ def _unpack_columns(data: Tensor, n_bits: int, kind: str) -> Tensor:
         else:
             above = rest.bitwise_right_shift(n_bits)
             plane.copy_(rest.bitwise_and_(radix - 1))
-            plane.mul_(step).add_(lowest)
+            if step > 1:
+                plane.mul_(step)
+            plane.add_(lowest)
         rest = above
     return out
 

@@ -168,7 +168,7 @@ def test_pairs_are_turned_as_by_torch() -> None:
 def test_powers_are_those_of_double(columns: int) -> None:
     scores = torch.randn(2, 5, columns) * 20
     scores[0, :, 1:][:, ::3] = -torch.inf
-    (weights, total), (expected, expected_total) = both(attention._exact_powers, scores)
+    (weights, total), (expected, expected_total) = both(attention._powers, scores, True)
     torch.testing.assert_close(weights, expected, rtol=3e-7, atol=2e-38)
     torch.testing.assert_close(total, expected_total, rtol=3e-7, atol=0)
     assert torch.equal(weights == 0, expected < 2**-126), "what is left out counts nothing"
@@ -178,7 +178,7 @@ def test_powers_have_their_gradients() -> None:
     scores, g = torch.randn(2, 3, 20), torch.randn(2, 3, 20)
 
     def gradient(scores: Tensor) -> Tensor:
-        weights, total = attention._exact_powers(scores.requires_grad_() * 2)
+        weights, total = attention._powers(scores.requires_grad_() * 2, exactly=True)
         return torch.autograd.grad((weights / total * g).sum(), scores)[0]
 
     torch.testing.assert_close(*both(gradient, scores), rtol=1e-4, atol=1e-6)
@@ -189,7 +189,7 @@ def test_other_types_and_shapes_are_torchs() -> None:
     x, total = torch.randn(6, 8), torch.randint(-99, 99, (6, 8), dtype=torch.int32)
     for dtype in (torch.float64, torch.bfloat16):
         assert torch.equal(*both(activation.sigmoid_, x.to(dtype)))
-        assert torch.equal(*both(lambda some: attention._exact_powers(some)[0], x.to(dtype)))
+        assert torch.equal(*both(lambda some: attention._powers(some, exactly=True)[0], x.to(dtype)))
     assert torch.equal(*both(activation.gelu, x[:4, :4].contiguous()[:, :4]))
     for bias in (x[:1], x[0, :1], x[:, :1]):
         assert torch.equal(*both(kernels.scale_rows, total, x[0], x[:, 1:2].contiguous(), bias.clone()))
@@ -232,7 +232,10 @@ def test_threads_share_the_rows() -> None:
         rounded = kernels.int8_windows(windows)
         assert rounded is not None
         scaled = kernels.scale_rows(total.clone(), x[0], x[:, :1])
-        turned = rotate(x.view(1001, 4, 64), x[None, :, :32].expand(2, -1, -1)), *attention._exact_powers(x.clone())
+        turned = (
+            rotate(x.view(1001, 4, 64), x[None, :, :32].expand(2, -1, -1)),
+            *attention._powers(x.clone(), exactly=True),
+        )
         return *kernels.int8_rows(x), *rounded, scaled, *cells, activation.gelu(x), log_sum_exp(x), *turned
 
     expected = steps()
