@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mpq.am.base import AcousticModel, frame_mask, spread_ivectors
 from mpq.io import BadInput, check_ranges
+from mpq.quant import relu_of
 
 
 @dataclass
@@ -65,7 +66,7 @@ class ConformerModel(AcousticModel):
 
     def __init__(self, config: ConformerConfig, n_outputs: int) -> None:
         super().__init__(config.feature_dim, config.ivector_dim, n_outputs, (config.layers, config.dim))
-        from torchaudio.models import Conformer
+        from mpq.am.conformer_layer import Layer  # imports torchaudio's models
 
         self.config = config
         self.conv1 = nn.Conv2d(1, config.channels, 3, stride=2, padding=1)
@@ -74,9 +75,8 @@ class ConformerModel(AcousticModel):
         if config.ivector_dim:
             self.ivector = nn.Linear(config.ivector_dim, config.dim, bias=False)
         self.dropout = nn.Dropout(config.dropout)
-        self.layers: nn.ModuleList = Conformer(
-            config.dim, config.heads, config.feed_forward, config.layers, config.kernel, config.dropout
-        ).conformer_layers
+        size = config.dim, config.feed_forward, config.heads, config.kernel, config.dropout
+        self.layers = nn.ModuleList(Layer(*size) for _ in range(config.layers))
         self._gates = [module for module in self.layers.modules() if isinstance(module, nn.GLU)]
         self.output = self.make_output()
 
@@ -86,10 +86,9 @@ class ConformerModel(AcousticModel):
 
     def encode(self, features: Tensor, lengths: Tensor, ivectors: Tensor | None, scales: Tensor | None) -> Tensor:
         """Hidden frames `(N, T', dim)`."""
-        x = (features * frame_mask(lengths, features.shape[1])[:, :, None]).unsqueeze(1)
-        x = _relu(self.conv1(x))  # (N, C, T/2, F/2)
-        halved = torch.div(lengths + 1, 2, rounding_mode="floor")
-        x = _relu(self.conv2(_silence(x, frame_mask(halved, x.shape[2])[:, None, :, None])))
+        x = _silence(features, lengths, 1, keep=True).unsqueeze(1)
+        x = relu_of(self.conv1, x)  # (N, C, T/2, F/2)
+        x = relu_of(self.conv2, _silence(x, torch.div(lengths + 1, 2, rounding_mode="floor"), 2))
         x = self.join(x.transpose(1, 2).flatten(2))  # (N, T', dim)
         if self.ivector_dim and ivectors is not None:
             x = x + spread_ivectors(self.ivector(ivectors), x.shape[1], self.subsampling)
@@ -110,7 +109,7 @@ class ConformerModel(AcousticModel):
         """
 
         def zero_padding(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return _silence(output, mask[:, None])
+            return output * mask[:, None]
 
         hooks = [gate.register_forward_hook(zero_padding) for gate in self._gates]
         try:
@@ -120,11 +119,13 @@ class ConformerModel(AcousticModel):
                 hook.remove()
 
 
-def _relu(x: Tensor) -> Tensor:
-    """In its own memory where no gradient is asked for."""
-    return torch.relu(x) if torch.is_grad_enabled() else x.relu_()
-
-
-def _silence(x: Tensor, mask: Tensor) -> Tensor:
-    """`x` times `mask`, in its own memory where no gradient is asked for."""
-    return x * mask if torch.is_grad_enabled() else x.mul_(mask)
+def _silence(x: Tensor, lengths: Tensor, axis: int, keep: bool = False) -> Tensor:
+    """`x` (N, ..., T, ...) with zeros from the lengths on; it need not be as it was, but where it is to be kept."""
+    if x.device.type == "cpu" and not torch.is_grad_enabled():
+        ends = [(i, end) for i, end in enumerate(lengths.tolist()) if end < x.shape[axis]]
+        x = x.clone() if keep and ends else x
+        for i, end in ends:
+            x[i].narrow(axis - 1, end, x.shape[axis] - end).zero_()
+        return x
+    mask = frame_mask(lengths, x.shape[axis])
+    return x * mask.view(mask.shape[0], *[1] * (axis - 1), -1, *[1] * (x.dim() - axis - 1))

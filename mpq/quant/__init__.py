@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mpq.quant.activation import gelu, log_sum_exp
 from mpq.quant.attention import QuantAttention, attend_exactly, rotate
-from mpq.quant.conv import QuantConv1d, QuantConv2d
+from mpq.quant.conv import QuantConv1d, QuantConv2d, relu_of
 from mpq.quant.file import ModelFile, load_weights_into, model_path, read_model_file, save_model, without_numbers
 from mpq.quant.fit import fit_scale, project
 from mpq.quant.floats import FloatLinear, float_linear
@@ -49,6 +49,7 @@ __all__ = [
     "quantized_weights",
     "read_model_file",
     "read_plan",
+    "relu_of",
     "rotate",
     "save_model",
     "straight_through",

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mpq.io import cpu_line
+from mpq.quant import steps
 from mpq.quant.compiled import at, library_for, share
 from mpq.quant.floats import onednn_products, takes_onednn
 from mpq.quant.layers import Projector, QuantModule
+from mpq.quant.panels import fused_for
 
 _SCORES = 1 << 18  # at once on a CPU: more would leave the cache
 _ONEDNN = 16**3  # torch takes oneDNN for products of more multiplications
@@ -87,6 +89,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None, dropout: flo
     Returns:
         (N, heads, T, D).
     """
+    if not dropout and fused_for(q, k, v):
+        bias = q.new_zeros(len(q), q.shape[2])
+        return steps.attend(q, k, v, bias if padding is None else bias.masked_fill_(padding, -math.inf))
     if q.device.type != "cpu" or not (dropout or _cpu_is_amds()):
         mask = None if padding is None else ~padding[:, None, None, :]
         return F.scaled_dot_product_attention(q, k, v, mask, dropout)

@@ -24,22 +24,35 @@ from torch import Tensor
 from mpq.io import c_compiler, cpu_line
 from mpq.quant.cache import SHARE
 
-SOURCE = Path(__file__).with_name("kernels.c")
+SOURCE = Path(__file__).with_name("fused.c")  # with product.c, which has kernels.c in it
 # no product may be joined with a sum but where the source says so, or the digits would not be torch's
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing")
 COUNT = ctypes.c_int64
-_POINTER, _FLOAT = ctypes.c_void_p, ctypes.c_float
+POINTER, FLOAT = ctypes.c_void_p, ctypes.c_float
 _ARGUMENTS = {
-    "int8_rows": [_POINTER, COUNT, *[_POINTER] * 2, *[COUNT] * 2, *[_FLOAT] * 2],
-    "int8_windows": [*[_POINTER] * 5, COUNT, *[_POINTER] * 3, *[COUNT] * 2, *[_FLOAT] * 2],
-    "scale_rows": [*[_POINTER] * 4, COUNT, _POINTER, *[COUNT] * 3],
-    "sigmoids": [_POINTER, COUNT],
-    "gelus": [*[_POINTER] * 3, COUNT],
-    "lstm_cells": [*[_POINTER] * 5, *[COUNT] * 2],
-    "softmax_rows": [_POINTER, _POINTER, *[COUNT] * 2],
-    "turn_pairs": [*[_POINTER] * 3, *[COUNT] * 5],
-    "unpack_rows": [_POINTER, _POINTER, *[COUNT] * 7],
-    "log_sums": [_POINTER, _POINTER, *[COUNT] * 2],
+    "int8_rows": [POINTER, COUNT, *[POINTER] * 2, *[COUNT] * 2, *[FLOAT] * 2],
+    "int8_windows": [*[POINTER] * 5, COUNT, *[POINTER] * 3, *[COUNT] * 2, *[FLOAT] * 2],
+    "scale_rows": [*[POINTER] * 4, COUNT, POINTER, *[COUNT] * 3],
+    "sigmoids": [POINTER, COUNT],
+    "gelus": [*[POINTER] * 3, COUNT],
+    "lstm_cells": [*[POINTER] * 5, *[COUNT] * 2],
+    "softmax_rows": [POINTER, POINTER, *[COUNT] * 2],
+    "turn_pairs": [*[POINTER] * 3, *[COUNT] * 5],
+    "unpack_rows": [POINTER, POINTER, *[COUNT] * 7],
+    "log_sums": [POINTER, POINTER, *[COUNT] * 2],
+}
+_FUSED = {  # where the processor has instructions for products of integers; they return whether there was memory enough
+    "pack_panels": [POINTER, *[COUNT] * 2, POINTER],
+    "multiply": [*[POINTER] * 4, COUNT, POINTER, *[COUNT] * 3],
+    "convolve": [*[POINTER] * 3, *[FLOAT] * 3, POINTER, *[COUNT] * 2],
+    "silus": [*[POINTER] * 2, COUNT],
+    "gate_rows": [*[POINTER] * 2, *[COUNT] * 2],
+    "norm_rows": [*[POINTER] * 5, *[COUNT] * 2],
+    "feed_forward": [*[POINTER] * 4, *[FLOAT] * 3, POINTER, COUNT],
+    "lstm_step": [POINTER, COUNT, *[POINTER] * 3, *[FLOAT] * 2, *[POINTER] * 2, COUNT],
+    "attend": [*[POINTER] * 5, *[COUNT] * 3, *[POINTER] * 3, *[COUNT] * 2],
+    "attention": [*[POINTER] * 4, COUNT, POINTER, *[FLOAT] * 2, POINTER, *[COUNT] * 2],
+    "convolution": [*[POINTER] * 6, *[FLOAT] * 2, POINTER, *[COUNT] * 2],
 }
 
 
@@ -98,7 +111,8 @@ def _compiled() -> Path:
     if compiler is None:
         raise FileNotFoundError("no C compiler")
     machine = platform.libc_ver(), sorted(torch.cpu.get_capabilities().items()), cpu_line("flags")
-    made_from = repr((SOURCE.read_text(), FLAGS, compiler, machine)).encode()
+    sources = [path.read_text() for path in sorted(SOURCE.parent.glob("*.c"))]
+    made_from = repr((sources, FLAGS, compiler, machine)).encode()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "mpq"
     path = folder / f"kernels-{hashlib.sha256(made_from).hexdigest()[:16]}.so"
     if not path.exists():
@@ -124,6 +138,9 @@ def _load(path: Path) -> ctypes.CDLL:
     for name, arguments in _ARGUMENTS.items():
         function = getattr(found, name)
         function.argtypes, function.restype = arguments, None
+    for name, arguments in _FUSED.items():
+        if function := getattr(found, name, None):
+            function.argtypes, function.restype = arguments, ctypes.c_int
     return found
 
 
@@ -144,9 +161,22 @@ def _agrees(found: ctypes.CDLL) -> bool:
         found.sigmoids(together.data_ptr(), together.numel())
         for place in range(columns):
             found.sigmoids(alone.data_ptr() + 4 * place, 1)
+        if hasattr(found, "multiply") and not _multiplies(found, codes, each):
+            return False
         return (
             torch.equal(each, floats.abs().amax(1, keepdim=True) / 127.0)
             and torch.equal(codes, (floats / each).round().to(torch.int8))
             and torch.equal(out, torch.addcmul(bias, total.to(torch.float32) * scale, each))
             and torch.equal(together[0], alone[0])
         )
+
+
+def _multiplies(found: ctypes.CDLL, codes: Tensor, each: Tensor) -> bool:
+    """Whether products of some rows of codes with themselves, of one scale each, are right."""
+    rows, columns = codes.shape
+    panels = torch.empty(-(-rows // 16) * -(-columns // 4) * 64, dtype=torch.uint8)
+    found.pack_panels(codes.data_ptr(), rows, columns, panels.data_ptr())
+    ones, out = each.new_ones(rows), each.new_empty(rows, rows)
+    matrix = (ctypes.c_int64 * 5)(panels.data_ptr(), ones.data_ptr(), 0, rows, columns)
+    found.multiply(codes.data_ptr(), ones.data_ptr(), matrix, None, 0, out.data_ptr(), rows, 0, rows)
+    return torch.equal(out, codes.float() @ codes.float().t())

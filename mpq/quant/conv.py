@@ -23,6 +23,7 @@ from mpq.quant.cache import at_once, parts
 from mpq.quant.integer import EXACT, asks_gradients, int_linear, rows_product
 from mpq.quant.kernels import int8_rows, int8_windows, largest, scale_of
 from mpq.quant.layers import Projector, QuantModule
+from mpq.quant.panels import convolve
 from mpq.quant.table import Quantized
 
 _PATCHES = 1 << 19  # numbers of patches at once, where no gradient is asked for: more would leave the processor's cache
@@ -50,6 +51,11 @@ class QuantConv(QuantModule):
         pads = original.pads if isinstance(original, QuantConv) else original._reversed_padding_repeated_twice
         self.pads = list(cast("list[int]", pads))
 
+    def rectified(self, x: Tensor) -> Tensor:
+        """relu(self(x)), in one pass where it can be."""
+        found = self._at_once(x.movedim(1, -1), relu=True)
+        return torch.relu(self(x)) if found is None else found.movedim(-1, 1)
+
     def forward(self, input: Tensor) -> Tensor:
         """`(N, in, ...)` to `(N, out, ...)`, as nn.Conv1d and nn.Conv2d."""
         if "weight" not in self.projectors:
@@ -58,9 +64,13 @@ class QuantConv(QuantModule):
             quantized = self.quantized("weight")
             surrogate = self._surrogate("weight", quantized)
             return self._float_conv(input, quantized.dequantize() if surrogate is None else surrogate)
-        if self.groups == self.in_channels == self.out_channels:
+        if self._is_depthwise:
             return self._depthwise(F.pad(input, self.pads))
         return self._by_patches(input.movedim(1, -1)).movedim(-1, 1)
+
+    @property
+    def _is_depthwise(self) -> bool:
+        return self.groups == self.in_channels == self.out_channels
 
     def _float_conv(self, x: Tensor, weight: Tensor) -> Tensor:
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
@@ -79,11 +89,14 @@ class QuantConv(QuantModule):
         if self.groups == taps == 1:
             rows = patches(self._padded(x), self._geometry, 1, False).squeeze(-2)
             return self._linear(rows, "weight", self.bias)
+        found = self._at_once(x)
+        if found is not None:
+            return found
         quantized = self.quantized("weight")
         surrogate = self._surrogate("weight", quantized)
         channels_last = quantized.scale.shape[1] == 1 and self.in_channels // self.groups >= _CHANNELS
         if channels_last:
-            quantized = quantized._replace(codes=_channels_last(quantized.codes, taps))
+            quantized = _by_places(quantized, taps)
             surrogate = None if surrogate is None else _channels_last(surrogate, taps)
         if asks_gradients(x, self.bias, surrogate):
             return self._by_groups(x, quantized, surrogate, channels_last)
@@ -100,6 +113,14 @@ class QuantConv(QuantModule):
             rows_product(rows, scale.view(-1, 1), quantized, self.bias, out[some].view(len(rows), -1))
         assert out is not None
         return out
+
+    def _at_once(self, x: Tensor, relu: bool = False) -> Tensor | None:
+        """`(N, ..., in)` to `(N, ..., out)` by the compiled convolution; none where it does not do."""
+        by_integers = "weight" in self.projectors and self.a_bits != 32
+        if not by_integers or self.groups > 1 or self._is_depthwise or asks_gradients(x, *self.parameters()):
+            return None
+        weight = _by_places(self.quantized("weight"), prod(self.kernel_size))
+        return convolve(x, weight, self.bias, self._geometry, self.pads, self.a_bits, relu)
 
     @property
     def _geometry(self) -> Geometry:
@@ -127,6 +148,14 @@ class QuantConv1d(QuantConv, nn.Conv1d):
 
 class QuantConv2d(QuantConv, nn.Conv2d):
     """nn.Conv2d with a quantized weight."""
+
+
+def relu_of(conv: nn.Module, x: Tensor) -> Tensor:
+    """relu(conv(x))."""
+    if isinstance(conv, QuantConv):
+        return conv.rectified(x)
+    out: Tensor = conv(x)
+    return torch.relu(out) if torch.is_grad_enabled() else out.relu_()
 
 
 def patches(x: Tensor, geometry: Geometry, groups: int, channels_last: bool) -> Tensor:
@@ -174,7 +203,7 @@ def int8_patches(x: Tensor, geometry: Geometry, channels_last: bool, n_bits: int
     sizes = largest(x.abs()).squeeze(-1)
     for axis, tap in enumerate(zip(*geometry, strict=True), 1):
         sizes = reduce(torch.maximum, _taps(sizes, axis, *tap).unbind(-1))
-    scale = scale_of(sizes, n_bits)
+    scale = scale_of(sizes.contiguous(), n_bits)
     if not channels_last:  # each tap's numbers side by side, and so a product with the transposed codes
         taps_first = windows.movedim(tuple(range(place, windows.dim())), tuple(range(windows.dim() - place)))
         codes = torch.div(taps_first, scale, out=x.new_empty(taps_first.shape)).round_().to(torch.int8)
@@ -190,6 +219,11 @@ def int8_patches(x: Tensor, geometry: Geometry, channels_last: bool, n_bits: int
 def _channels_last(weight: Tensor, taps: int) -> Tensor:
     """Columns of a weight (rows, channels * taps) in the order of `patches` with `channels_last`."""
     return weight.view(len(weight), -1, taps).transpose(1, 2).flatten(1)
+
+
+def _by_places(weight: Quantized, taps: int) -> Quantized:
+    """Its codes in that order."""
+    return weight._replace(codes=_channels_last(weight.codes, taps))
 
 
 def int_depthwise(

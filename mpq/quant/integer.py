@@ -20,9 +20,11 @@ from torch.autograd.function import once_differentiable
 from mpq.quant.cache import at_once
 from mpq.quant.kernels import add_bias, int8_rows, scale_rows, scaled
 from mpq.quant.pack import Held
+from mpq.quant.panels import Matrix, fused_for, matrix, multiply
 from mpq.quant.table import Quantized
 
-UNPACKED = 1 << 20  # packed weights that are unpacked at once
+_MANY = 192  # rows that are worth bringing a matrix into the order of `panels.py` for
+UNPACKED = 1 << 20  # weights that are unpacked, or brought into another order, at once: they stay in the cache
 EXACT = 1024  # float32 sums of so many products of int8, 127 * 128 at most, stay below 2**24, so no digit is lost
 
 
@@ -33,8 +35,16 @@ def int_matmul(a: Tensor, b: Tensor) -> Tensor:
         a, b = _padded(a, max(0, 32 - m), -k % 16), _padded(b, -n % 16, -k % 16)
         return torch._int_mm(a, b.t())[:m, :n]
     if a.device.type == "cpu" and _cpu_has_int8_products():
+        if a.shape[1] == 1:
+            return a.to(torch.int32) * b.t().to(torch.int32)
+        a, b = _plain(a), _plain(b)
         return torch._int_mm(a, b.t())
     return _matmul_in_floats(a, b)
+
+
+def _plain(x: Tensor) -> Tensor:
+    """A row that stands alone, with the stride that it would have among others: by another torch 2.11 goes astray."""
+    return x.flatten().unsqueeze(0) if len(x) == 1 else x
 
 
 def _padded(x: Tensor, rows: int, columns: int) -> Tensor:
@@ -98,8 +108,13 @@ def asks_gradients(*inputs: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
 
 
+def ready(weight: Quantized) -> Quantized | Matrix:
+    """A weight for many products, in the order that the processor wants if it can be brought into it."""
+    return matrix(weight) or weight
+
+
 def int_product(
-    x: Tensor, weight: Quantized | Held, bias: Tensor | None, a_bits: int = 8
+    x: Tensor, weight: Quantized | Held | Matrix, bias: Tensor | None, a_bits: int = 8
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The forward pass of `int_linear`, and the int8 rows (M, K) with their scales (M, 1); `bias` may be (M, N) too."""
     rows, row_scale = int8_rows(x.reshape(-1, x.shape[-1]), a_bits)
@@ -107,9 +122,11 @@ def int_product(
 
 
 def rows_product(
-    rows: Tensor, row_scale: Tensor, weight: Quantized | Held, bias: Tensor | None, out: Tensor | None = None
+    rows: Tensor, row_scale: Tensor, weight: Quantized | Held | Matrix, bias: Tensor | None, out: Tensor | None = None
 ) -> Tensor:
     """row_scale * rows (M, K) @ (scale * codes + offset).T + bias, (M, N); to `out` if given."""
+    if isinstance(weight, Matrix):
+        return multiply(rows, row_scale, weight, bias, out)
     codes = weight.codes
     if isinstance(codes, Tensor):
         return _products(rows, row_scale, Quantized(codes, weight.scale, weight.offset), bias, out)
@@ -127,6 +144,8 @@ def _products(
     """`rows_product` of unpacked codes, a product for each group of columns."""
     codes, scale, offset = weight
     bias = None if bias is None else bias.to(torch.float32)
+    if len(rows) >= _MANY and scale.shape[1] == 1 and offset is None and fused_for(scale):
+        return _by_panels(rows, row_scale, weight, bias, out)
     if scale.shape[1] == 1 and offset is None:
         return scale_rows(int_matmul(rows, codes), scale[:, 0], row_scale, bias, out)
     width = codes.shape[1] // scale.shape[1]
@@ -139,6 +158,19 @@ def _products(
         for g in range(scale.shape[1]):
             total.addcmul_(sums[:, g : g + 1], offset[:, g])
     return add_bias(total, row_scale, bias, total if out is None else out)
+
+
+def _by_panels(rows: Tensor, row_scale: Tensor, weight: Quantized, bias: Tensor | None, out: Tensor | None) -> Tensor:
+    """`rows_product` of many rows, by so much of the weight at a time as stays in the processor's cache."""
+    if out is None:
+        out = row_scale.new_empty(len(rows), len(weight.codes))
+    size = max(1, UNPACKED // weight.codes.shape[1])
+    for first in range(0, len(weight.codes), size):
+        some = slice(first, first + size)
+        by = matrix(weight.rows(some))
+        assert by is not None
+        multiply(rows, row_scale, by, None if bias is None else bias[..., some], out[:, some])
+    return out
 
 
 class _IntLinear(torch.autograd.Function):

@@ -29,8 +29,9 @@ static float scale_of(int32_t most, float tiny, float top) {
     return (size < tiny ? tiny : size) / top;
 }
 
-/* codes = round(x / scale) for as many numbers as fill vectors of any processor. The quotient is made from the reciprocal
- * and corrected by the exact rest (Markstein 1990), which gives the digits of a division in a part of its time. */
+/* codes = round(x / scale) for as many numbers as fill vectors of any processor. The quotient is made from the
+ * reciprocal and corrected by the exact rest (Markstein 1990), which gives the digits of a division in a part of its
+ * time. */
 static inline void round_block(const float *restrict x, int8_t *restrict codes, float scale, float reciprocal) {
     for (int j = 0; j < BLOCK; j++) {
         float quotient = x[j] * reciprocal;
@@ -61,16 +62,16 @@ void int8_rows(const float *x, int64_t stride, int8_t *codes, float *scale, int6
     }
 }
 
-/* The same for the windows of a convolution over one or two dimensions, channels last: windows first to first + count of
- * size[0] * size[1] * size[2], whose corners are stride[0..2] apart, each of taps[0] * taps[1] places, tap_stride[0..1]
- * apart, of `channels` numbers side by side. `window` has room for one. */
+/* The same for the windows of a convolution over one or two dimensions, channels last: windows first to first + count
+ * of size[0] * size[1] * size[2], whose corners are stride[0..2] apart, each of taps[0] * taps[1] places,
+ * tap_stride[0..1] apart, of `channels` numbers side by side. `window` has room for one. */
 void int8_windows(const float *x, const int64_t *size, const int64_t *stride, const int64_t *taps,
                   const int64_t *tap_stride, int64_t channels, float *window, int8_t *codes, float *scale,
                   int64_t first, int64_t count, float tiny, float top) {
     const int64_t columns = taps[0] * taps[1] * channels;
     for (int64_t i = first; i < first + count; i++) {
-        const float *corner = x + i / (size[1] * size[2]) * stride[0] + i / size[2] % size[1] * stride[1] +
-                              i % size[2] * stride[2];
+        const float *corner =
+            x + i / (size[1] * size[2]) * stride[0] + i / size[2] % size[1] * stride[1] + i % size[2] * stride[2];
         float *place = window;
         for (int64_t a = 0; a < taps[0]; a++)
             for (int64_t b = 0; b < taps[1]; b++, place += channels)
@@ -137,8 +138,8 @@ void gelus(const float *x, float *gate, float *out, int64_t count) {
     }
 }
 
-/* A step of an LSTM for some rows of `size` units; gates i, f, g, o before their nonlinearity are replaced by those after
- * it. c = f c + i g, h = o tanh(c), tanh(x) = 2 sigmoid(2 x) - 1. */
+/* A step of an LSTM for some rows of `size` units; gates i, f, g, o before their nonlinearity are replaced by those
+ * after it. c = f c + i g, h = o tanh(c), tanh(x) = 2 sigmoid(2 x) - 1. */
 void lstm_cells(float *restrict gates, const float *before, float *c, float *tanh_c, float *h, int64_t rows,
                 int64_t size) {
     for (int64_t k = 0; k < rows; k++, before += size, c += size, tanh_c += size, h += size) {
@@ -240,8 +241,8 @@ void log_sums(const float *x, float *out, int64_t rows, int64_t columns) {
     }
 }
 
-/* Rows of n_bytes to the levels that they hold, step * rank + lowest, ranks being the digits of a byte in base 3 or 2^bits,
- * the lowest digits of all bytes first. */
+/* Rows of n_bytes to the levels that they hold, step * rank + lowest, ranks being the digits of a byte in base 3 or
+ * 2^bits, the lowest digits of all bytes first. */
 void unpack_rows(const uint8_t *data, int8_t *out, int64_t rows, int64_t n_bytes, int64_t digits, int64_t bits,
                  int64_t base_3, int64_t step, int64_t lowest) {
     uint16_t rest[256];

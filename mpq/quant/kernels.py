@@ -15,7 +15,7 @@ from torch import Tensor
 from mpq.quant.cache import parts
 from mpq.quant.compiled import COUNT, at, library_for, share
 
-_TINY = 1e-30  # keeps 0 / 0 out of rows of zeros
+TINY = 1e-30  # keeps 0 / 0 out of rows of zeros
 
 
 def int8_rows(x: Tensor, n_bits: int = 8) -> tuple[Tensor, Tensor]:
@@ -65,7 +65,7 @@ def int8_windows(windows: Tensor, n_bits: int = 8) -> tuple[Tensor, Tensor] | No
     def work(first: int, count: int) -> None:
         window = windows.new_empty(codes.shape[1])
         places = at(window, 0), at(codes, 0), at(scale, 0), first, count
-        library.int8_windows(at(windows, 0), size, stride, kernel, tap_stride, channels, *places, _TINY, _top(n_bits))
+        library.int8_windows(at(windows, 0), size, stride, kernel, tap_stride, channels, *places, TINY, top_of(n_bits))
 
     share(work, *codes.shape)
     return codes, scale
@@ -120,10 +120,11 @@ def largest(size: Tensor) -> Tensor:
 
 def scale_of(largest: Tensor, n_bits: int) -> Tensor:
     """The step between codes that lets the highest one stand for that number, in its memory."""
-    return largest.clamp_min_(_TINY).div_(_top(n_bits))
+    return largest.clamp_min_(TINY).div_(top_of(n_bits))
 
 
-def _top(n_bits: int) -> float:
+def top_of(n_bits: int) -> float:
+    """The highest code."""
     return 2.0 ** (n_bits - 1) - 1.0
 
 
@@ -140,7 +141,7 @@ def _round_rows(library: ctypes.CDLL, x: Tensor, codes: Tensor, scale: Tensor, n
 
     def work(first: int, rows: int) -> None:
         places = at(x, first), x.stride(0), at(codes, first), at(scale, first)
-        library.int8_rows(*places, rows, x.shape[1], _TINY, _top(n_bits))
+        library.int8_rows(*places, rows, x.shape[1], TINY, top_of(n_bits))
 
     share(work, *x.shape)
 

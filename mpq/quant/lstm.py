@@ -6,6 +6,7 @@ time is written by hand: one small product a step, and one large product for the
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any, NamedTuple
 
 import torch
@@ -15,12 +16,16 @@ from torch.autograd.function import once_differentiable
 from mpq.quant.activation import sigmoid_
 from mpq.quant.compiled import at, library_for, share
 from mpq.quant.floats import float_linear
-from mpq.quant.integer import asks_gradients, gradient_dtype, gradient_product, int_product
+from mpq.quant.integer import asks_gradients, gradient_dtype, gradient_product, int_product, ready
+from mpq.quant.kernels import TINY, top_of
+from mpq.quant.panels import Matrix, done, fit, fused_for
 from mpq.quant.table import Quantized
+
+_MANY = 192  # rows of all steps that are worth making the weight `ready` for
 
 
 def recurrence(
-    gates: Tensor, h: Tensor, c: Tensor, weight: Quantized | Tensor, surrogate: Tensor | None, a_bits: int = 8
+    gates: Tensor, h: Tensor, c: Tensor, weight: Quantized | Matrix | Tensor, surrogate: Tensor | None, a_bits: int = 8
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run one LSTM layer over time, gates in torch's order i, f, g, o.
 
@@ -29,7 +34,7 @@ def recurrence(
     Args:
         gates: (T, N, 4H) float, the input's share with both biases.
         h, c: (N, H) float, the state before the first step.
-        weight: (4H, H), quantized or float.
+        weight: (4H, H), quantized or float; `ready` where no gradient is asked for.
         surrogate: (4H, H) float, the weight that takes the gradients; none: the other inputs alone take them.
         a_bits: bits of the rounded hidden rows, where the weight is quantized.
     Returns:
@@ -40,6 +45,7 @@ def recurrence(
         h_all, c_all = _run(gates, h, c, weight, a_bits)[:2]
     else:
         if surrogate is None:
+            assert not isinstance(weight, Matrix), "a matrix that is ready has no gradient"
             surrogate = weight.dequantize() if isinstance(weight, Quantized) else weight
         h_all, c_all = _Recurrence.apply(gates, h, c, weight, surrogate, a_bits)  # type: ignore[no-untyped-call]
     return h_all, h_all[-1], c_all[-1]
@@ -55,7 +61,7 @@ class _Steps(NamedTuple):
 
 
 def _run(
-    gates: Tensor, h: Tensor, c: Tensor, weight: Quantized | Tensor, a_bits: int, seen: Tensor | None = None
+    gates: Tensor, h: Tensor, c: Tensor, weight: Quantized | Matrix | Tensor, a_bits: int, seen: Tensor | None = None
 ) -> _Steps:
     """All steps of `recurrence`; ``seen`` (T, N, H), where given, takes h[t-1] as the product saw it."""
     n_steps, batch, width = gates.shape
@@ -68,8 +74,13 @@ def _run(
         tanh_c=gates.new_empty(n_kept, batch, size),
         active=gates.new_empty(n_steps if learning else 0, batch, width),
     )
+    if isinstance(weight, Quantized) and n_steps * (batch + 8) >= _MANY:
+        weight = ready(weight)
     for t in range(n_steps):
-        if isinstance(weight, Quantized):
+        if not learning and isinstance(weight, Matrix):
+            h, c = _step(gates[t], h, c, weight, a_bits, steps.h[t], steps.c[0])
+            continue
+        if not isinstance(weight, Tensor):
             active, rows, row_scale = int_product(h, weight, gates[t], a_bits)
             if seen is not None:
                 seen[t].copy_(rows).mul_(row_scale)
@@ -83,6 +94,26 @@ def _run(
         before, c, h = c, steps.c[kept], steps.h[t]
         _cells(active, before, c, steps.tanh_c[kept], h)
     return steps
+
+
+def _step(
+    gates: Tensor, h: Tensor, c: Tensor, weight: Matrix, a_bits: int, h_out: Tensor, c_out: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A step of N rows in one call, the state (N, H) after it to `h_out` and `c_out`, which may be `c`."""
+    h, c = (x.to(torch.float32).contiguous() for x in (h, c))
+    gates = gates if gates.stride(1) == 1 else gates.contiguous()
+    library = fused_for(gates, h, c)
+    assert library is not None
+    fit(gates, (len(h_out), weight.outputs), "gates")
+    for state in (h, c):
+        fit(state, (len(h_out), weight.inputs), "state")
+
+    def work(first: int, rows: int) -> None:
+        read = at(gates, first), gates.stride(0), at(h, first), at(c, first), ctypes.byref(weight)
+        done(library.lstm_step(*read, TINY, top_of(a_bits), at(c_out, first), at(h_out, first), rows))
+
+    share(work, *gates.shape)
+    return h_out, c_out
 
 
 def _cells(gates: Tensor, before: Tensor, c: Tensor, tanh_c: Tensor, h: Tensor) -> None:

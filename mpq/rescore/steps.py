@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from mpq.lm import LstmLm
 from mpq.quant import Quantized, QuantLSTM, float_linear, int_linear
+from mpq.quant.integer import ready
 from mpq.quant.lstm import recurrence
+from mpq.quant.panels import Matrix
 from mpq.rescore.forest import Forest, Ids, levels
 
 ROWS = 256  # most nodes in one step: enough for fast products, few enough for the processor's cache
@@ -33,7 +35,7 @@ class Layer(NamedTuple):
     """One LSTM layer taken apart: the input's share of the gates, and the recurrent weight."""
 
     gates: Callable[[Tensor], Tensor]
-    weight: Quantized | Tensor
+    weight: Quantized | Matrix | Tensor
     a_bits: int
 
 
@@ -50,7 +52,8 @@ def take_apart(lstm: nn.LSTM | QuantLSTM) -> list[Layer]:
             gates = partial(int_linear, weight=weight, bias=bias, a_bits=a_bits)
         else:
             gates = partial(float_linear, weight=weight, bias=bias)
-        result.append(Layer(gates, _weight(lstm, f"weight_hh_l{layer}"), a_bits))
+        weight = _weight(lstm, f"weight_hh_l{layer}")
+        result.append(Layer(gates, ready(weight) if isinstance(weight, Quantized) else weight, a_bits))
     return result
 
 

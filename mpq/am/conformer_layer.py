@@ -1,0 +1,63 @@
+"""torchaudio's Conformer layer, by modules of integers where all its weights are quantized."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchaudio.models.conformer import ConformerLayer
+
+from mpq.quant import fused, steps
+
+
+class Layer(ConformerLayer):  # type: ignore[misc]  # torchaudio says nothing of its types
+    """A layer of Gulati et al. 2020: half a feed-forward module, attention, convolution, half a feed-forward module.
+
+    Where `mpq.quant.fused` cannot take its layers, they are run as torchaudio does.
+    """
+
+    def forward(self, input: Tensor, key_padding_mask: Tensor) -> Tensor:
+        """(T, N, D) to the same; key_padding_mask (N, T) is true on padding."""
+        if not fused.can_fuse(input, self):
+            plain: Tensor = super().forward(input, key_padding_mask)
+            return plain
+        x = input.transpose(0, 1).contiguous()
+        once = fused.without_gradients(x, self)
+        bias = x.new_zeros(key_padding_mask.shape).masked_fill_(key_padding_mask, -math.inf)
+        x = self._feed_forward(x, self.ffn1.sequential, once)
+        x = self._attention(x, bias, once)
+        x = self._convolution(x, bias.exp(), once)
+        x = self._feed_forward(x, self.ffn2.sequential, once)
+        return steps.layer_norm(x, self.final_layer_norm).transpose(0, 1)
+
+    def _feed_forward(self, x: Tensor, module: Any, once: bool) -> Tensor:
+        norm, first, _, inner_dropout, second, dropout = module
+        if once:
+            out = torch.empty_like(x) if module is self.ffn1.sequential else x  # the input is the caller's
+            return fused.feed_forward(x, norm, first, second, 0.5, out)
+        active = inner_dropout(steps.silu(first(steps.layer_norm(x, norm))))
+        return torch.add(x, dropout(second(active)), alpha=0.5)
+
+    def _attention(self, x: Tensor, bias: Tensor, once: bool) -> Tensor:
+        if once:
+            return fused.attention(x, self.self_attn_layer_norm, self.self_attn, bias)
+        normed = steps.layer_norm(x, self.self_attn_layer_norm).transpose(0, 1)
+        mixed: Tensor = self.self_attn(normed, normed, normed, bias.isinf())[0]
+        return torch.add(x, self.self_attn_dropout(mixed.transpose(0, 1)))
+
+    def _convolution(self, x: Tensor, mask: Tensor, once: bool) -> Tensor:
+        norm = self.conv_module.layer_norm
+        first, _, depthwise, batch_norm, _, last, dropout = self.conv_module.sequential
+        if once:
+            return fused.convolution(x, norm, first, depthwise, batch_norm, last, mask)
+        gated = steps.glu(first(steps.layer_norm(x, norm).transpose(1, 2)).transpose(1, 2)) * mask[:, :, None]
+        between = depthwise(gated.transpose(1, 2))
+        if batch_norm.training:
+            normed = batch_norm(between)
+        else:
+            gain, offset = fused.stretch(batch_norm)
+            normed = torch.addcmul(offset[:, None], between, gain[:, None])
+        active = steps.silu(normed.transpose(1, 2))
+        return torch.add(x, dropout(last(active.transpose(1, 2)).transpose(1, 2)))
