@@ -26,6 +26,7 @@ from mpq.search.data import SearchData
 from mpq.train.loop import FitConfig
 
 SAMPLING = ("softmax", "gumbel", "hard")
+_ENOUGH = 10_000  # held-out units to see how a search goes: nothing is decided by them
 _HIGHEST = 64.0  # price of a bit, where logits differ by less: e^-64 of a chance are none
 # Gradients of logits are made so much smaller that clipping leaves them alone: a matrix that needs more bits shows it
 # in rare large ones (clipped, mini's LSTM was given 2 bits everywhere), weights and logits that learn together must not
@@ -173,7 +174,7 @@ class Supernet(nn.Module):
 
     @torch.no_grad()
     def validate(self, data: SearchData) -> dict[str, float]:
-        """Held-out loss of a unit with the likeliest bits, and their average.
+        """Held-out loss of a unit with the likeliest bits, of some of the held-out data, and their average.
 
         No `loss` to choose an epoch by: the temperature falls, and what was learned last counts.
         """
@@ -182,6 +183,8 @@ class Supernet(nn.Module):
             outputs = data.run(self.use(choice), batch)
             total += data.n_units(batch) * data.loss(outputs, batch).item()
             units += data.n_units(batch)
+            if units >= _ENOUGH:
+                break
         return {"unit_loss": total / units, "bits": self.average_bits(choice).item()}
 
     def costs(self, method: str) -> Costs:
