@@ -29,7 +29,7 @@ def run(args: Namespace) -> None:
     import shutil
     from importlib.util import find_spec
 
-    from mpq.io import BadInput, c_compiler, check_range, check_writable
+    from mpq.io import BadInput, c_compiler, check_range, check_writable, cpu_line
 
     for option in ("disk_gb", "memory_gb"):
         check_range(f"--{option.replace('_', '-')}", args[option], "[0, inf)")
@@ -48,8 +48,11 @@ def run(args: Namespace) -> None:
         problems.append(f"no package {', '.join(missing)}: remove .venv and run again, it is made anew")
     if problems:
         raise BadInput("; ".join(problems))
-    compiler = "" if c_compiler() else "; there is no C compiler, so integers are slower"
-    print(f"check: {disk:.0f} GB of disk and {memory:.1f} GB of memory are free; all packages are there{compiler}")
+    lacks = [] if c_compiler() else ["there is no C compiler"]
+    if "avx512_vnni" not in cpu_line("flags").split():
+        lacks.append("the processor cannot multiply integers (avx512_vnni)")
+    slower = f"; {' and '.join(lacks)}, so integers are slower" if lacks else ""
+    print(f"check: {disk:.0f} GB of disk and {memory:.1f} GB of memory are free; all packages are there{slower}")
 
 
 def _free_memory() -> float:
