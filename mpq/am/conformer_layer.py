@@ -15,7 +15,8 @@ from mpq.quant import fused, steps
 class Layer(ConformerLayer):  # type: ignore[misc]  # torchaudio says nothing of its types
     """A layer of Gulati et al. 2020: half a feed-forward module, attention, convolution, half a feed-forward module.
 
-    Where `mpq.quant.fused` cannot take its layers, they are run as torchaudio does.
+    Where `mpq.quant.fused` cannot take its layers, they are run as torchaudio does. Where it can, the modules inside
+    are not called, nor are their hooks.
     """
 
     def forward(self, input: Tensor, key_padding_mask: Tensor) -> Tensor:

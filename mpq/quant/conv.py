@@ -64,12 +64,13 @@ class QuantConv(QuantModule):
             quantized = self.quantized("weight")
             surrogate = self._surrogate("weight", quantized)
             return self._float_conv(input, quantized.dequantize() if surrogate is None else surrogate)
-        if self._is_depthwise:
+        if self.is_depthwise:
             return self._depthwise(F.pad(input, self.pads))
         return self._by_patches(input.movedim(1, -1)).movedim(-1, 1)
 
     @property
-    def _is_depthwise(self) -> bool:
+    def is_depthwise(self) -> bool:
+        """Whether each channel is convolved by itself."""
         return self.groups == self.in_channels == self.out_channels
 
     def _float_conv(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -117,7 +118,7 @@ class QuantConv(QuantModule):
     def _at_once(self, x: Tensor, relu: bool = False) -> Tensor | None:
         """`(N, ..., in)` to `(N, ..., out)` by the compiled convolution; none where it does not do."""
         by_integers = "weight" in self.projectors and self.a_bits != 32
-        if not by_integers or self.groups > 1 or self._is_depthwise or asks_gradients(x, *self.parameters()):
+        if not by_integers or self.groups > 1 or self.is_depthwise or asks_gradients(x, *self.parameters()):
             return None
         weight = _by_places(self.quantized("weight"), prod(self.kernel_size))
         return convolve(x, weight, self.bias, self._geometry, self.pads, self.a_bits, relu)

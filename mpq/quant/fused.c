@@ -60,8 +60,9 @@ static inline __m512 power_of_two(__m512 x) {
 
 /* 1 / (1 + e^-x), within two units of the last digit; 0 below -80. NaN stay NaN, as the second of two to compare. */
 static inline __m512 sigmoid_of(__m512 x) {
-    const __m512 y = _mm512_min_ps(_mm512_set1_ps(80.0f), _mm512_sub_ps(_mm512_setzero_ps(), x));
-    const __mmask16 kept = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-80.0f), _CMP_NLT_UQ);
+    const __m512 most = _mm512_set1_ps(80.0f), least = _mm512_set1_ps(-80.0f);
+    const __m512 y = _mm512_max_ps(least, _mm512_min_ps(most, _mm512_sub_ps(_mm512_setzero_ps(), x)));
+    const __mmask16 kept = _mm512_cmp_ps_mask(x, least, _CMP_NLT_UQ);
     const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(y, _mm512_set1_ps(1.44269504f)), 0);
     const __m512 r =
         _mm512_fmadd_ps(n, _mm512_set1_ps(2.12194440e-4f), _mm512_fmadd_ps(n, _mm512_set1_ps(-0.693359375f), y));
@@ -214,6 +215,7 @@ INLINE void attend_some(const int halves, const float *queries, const float *k, 
         score(4, halves, k + t * stride, stride, queries, width, bias + t, scores + t * QUERIES, most);
     for (; t < keys; t++)
         score(1, halves, k + t * stride, stride, queries, width, bias + t, scores + t * QUERIES, most);
+    for (int h = 0; h < halves; h++) most[h] = _mm512_max_ps(_mm512_set1_ps(-3.4e38f), most[h]); /* NaN stay */
     for (t = 0; t < keys; t++)
         for (int h = 0; h < halves; h++) {
             float *place = scores + t * QUERIES + h * VECTOR;
@@ -221,7 +223,10 @@ INLINE void attend_some(const int halves, const float *queries, const float *k, 
             sum[h] = _mm512_add_ps(sum[h], weight);
             _mm512_storeu_ps(place, weight);
         }
-    const __m512 one = _mm512_set1_ps(1.0f), by[2] = {_mm512_div_ps(one, sum[0]), _mm512_div_ps(one, sum[1])};
+    __m512 by[2]; /* 0 for what sees no key */
+    for (int h = 0; h < 2; h++)
+        by[h] = _mm512_maskz_div_ps(_mm512_cmp_ps_mask(sum[h], _mm512_setzero_ps(), _CMP_NEQ_UQ), _mm512_set1_ps(1.0f),
+                                    sum[h]);
     for (; d + 12 <= width; d += 12) mix(12, halves, v + d, stride, scores, keys, by, mixed + d * QUERIES);
     for (; d + 4 <= width; d += 4) mix(4, halves, v + d, stride, scores, keys, by, mixed + d * QUERIES);
     for (; d < width; d++) mix(1, halves, v + d, stride, scores, keys, by, mixed + d * QUERIES);
@@ -249,8 +254,10 @@ static void attend_one(const float *q, const float *k, const float *v, int64_t s
             attend_some(1, queries, k, v, stride, bias, keys, width, scores, mixed, most, sum);
         for (int64_t i = 0; i < some; i++)
             for (int64_t d = 0; d < width; d++) out[(first + i) * out_stride + d] = mixed[d * QUERIES + i];
-        for (int64_t i = 0; log_sum && i < some; i++)
-            log_sum[first + i] = (((float *)most)[i] + log2f(((float *)sum)[i])) / log2_e;
+        for (int64_t i = 0; log_sum && i < some; i++) {
+            const float divisor = ((float *)sum)[i];
+            log_sum[first + i] = divisor == 0.0f ? 0.0f : (((float *)most)[i] + log2f(divisor)) / log2_e;
+        }
     }
 }
 
@@ -314,10 +321,10 @@ static void round_channels(const float *x, int64_t times, int64_t channels, floa
                            float *each) {
     for (int64_t c = 0; c < channels; c += VECTOR) {
         const __mmask16 kept = first_lanes(channels - c);
-        __m512 most = _mm512_set1_ps(tiny);
-        for (int64_t t = 0; t < times; t++)
-            most = _mm512_max_ps(_mm512_abs_ps(_mm512_maskz_loadu_ps(kept, x + t * channels + c)), most);
-        const __m512 scale = _mm512_div_ps(most, _mm512_set1_ps(top)), by = _mm512_div_ps(_mm512_set1_ps(1.0f), scale);
+        __m512i most = _mm512_castps_si512(_mm512_set1_ps(tiny));
+        for (int64_t t = 0; t < times; t++) most = larger(most, _mm512_maskz_loadu_ps(kept, x + t * channels + c));
+        const __m512 scale = _mm512_div_ps(_mm512_castsi512_ps(most), _mm512_set1_ps(top)),
+                     by = _mm512_div_ps(_mm512_set1_ps(1.0f), scale);
         _mm512_mask_storeu_ps(each + c, kept, scale);
         for (int64_t t = 0; t < times; t++) {
             const __m512 some = _mm512_maskz_loadu_ps(kept, x + t * channels + c), quotient = _mm512_mul_ps(some, by);

@@ -11,12 +11,13 @@ import ctypes
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mpq.quant.attention import QuantAttention
 from mpq.quant.compiled import COUNT, POINTER, at, share
 from mpq.quant.conv import QuantConv1d
-from mpq.quant.integer import asks_gradients
+from mpq.quant.integer import EXACT, asks_gradients
 from mpq.quant.kernels import TINY, top_of
 from mpq.quant.layers import QuantLinear, QuantModule, weight_names
 from mpq.quant.panels import Matrix, done, fit, fused_for, matrix
@@ -31,10 +32,18 @@ class _Depthwise(ctypes.Structure):
 
 def can_fuse(x: Tensor, module: nn.Module) -> bool:
     """Whether the weights of a module are quantized so that what is below takes them, and `x` is such a tensor."""
-    if fused_for(x) is None:
+    if fused_for(x) is None or not all(map(_is_plain, module.modules())):
         return False
     layers = [layer for layer in module.modules() if weight_names(layer)]
     return all(map(_fits, layers)) and len({layer.a_bits for layer in layers}) == 1
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether what it holds itself is as the library reads it."""
+    held = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
+    if any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in held):
+        return False
+    return not isinstance(layer, nn.LayerNorm) or (layer.bias is not None and len(layer.normalized_shape) == 1)
 
 
 def _fits(layer: nn.Module) -> bool:
@@ -46,22 +55,25 @@ def _fits(layer: nn.Module) -> bool:
         return False
     if not isinstance(layer, QuantConv1d):
         return True
-    alone = layer.groups == layer.in_channels == layer.out_channels
-    return layer.stride == layer.dilation == (1,) and (alone or layer.groups == math.prod(layer.kernel_size) == 1)
+    taps = math.prod(layer.kernel_size)
+    if layer.stride != (1,) or layer.dilation != (1,) or layer.pads != [taps // 2] * 2 or taps % 2 == 0:
+        return False
+    return taps <= EXACT if layer.is_depthwise else layer.groups == taps == 1
 
 
 def without_gradients(x: Tensor, module: nn.Module) -> bool:
     """Whether nothing is being trained here, so that a module may be taken in one call."""
-    return not (module.training or asks_gradients(x, *module.parameters()))
+    return not (any(part.training for part in module.modules()) or asks_gradients(x, *module.parameters()))
 
 
 def feed_forward(
     x: Tensor, norm: nn.LayerNorm, first: QuantLinear, second: QuantLinear, factor: float, out: Tensor
 ) -> Tensor:
-    """x + factor * second(silu(first(norm(x)))), x (..., K) float32, to `out`, which may be x."""
+    """x + factor * second(silu(first(norm(x)))), x (..., K) float32, contiguous; to `out`, which may be x."""
     rows, to = x.view(-1, x.shape[-1]), out.view(-1, x.shape[-1])
-    library, by = _library(rows), (_matrix(first), _matrix(second))
-    fit(rows, (len(rows), by[0].inputs), "input")
+    library, by = _library(x, out), (_matrix(first), _matrix(second))
+    _fit_together(x, norm, *by)
+    fit(out, x.shape, "results")
     places = _norm(norm), *map(ctypes.byref, by), factor, TINY, top_of(first.a_bits)
 
     def work(begin: int, count: int) -> None:
@@ -73,11 +85,11 @@ def feed_forward(
 
 def attention(x: Tensor, norm: nn.LayerNorm, layer: QuantAttention, bias: Tensor) -> Tensor:
     """x + layer(norm(x)) of a sequence to itself, x (N, T, K) float32, bias (N, T) 0 or minus infinity; to x."""
-    bias, last = bias.contiguous(), layer.out_proj
+    library, times, last = _library(x, bias), x.shape[1], layer.out_proj
     assert isinstance(last, QuantLinear)
-    library, times = _library(x), x.shape[1]
     by = _matrix(layer, "in_proj_weight", layer.in_proj_bias), _matrix(last)
-    fit(x, (*bias.shape, by[0].inputs), "input")
+    _fit_together(x, norm, *by, 3)
+    fit(x, (*bias.shape, by[1].inputs), "input")
     places = _norm(norm), *map(ctypes.byref, by), layer.num_heads
 
     def work(begin: int, count: int) -> None:
@@ -93,9 +105,13 @@ def convolution(
     last: QuantConv1d, mask: Tensor,
 ) -> Tensor:  # fmt: skip
     """x + last(silu(batch_norm(depthwise(mask * glu(first(norm(x))))))), x (N, T, K) float32, mask (N, T); to x."""
-    mask, library, times = mask.contiguous(), _library(x), x.shape[1]
+    library, times = _library(x, mask), x.shape[1]
     by, between = (_matrix(first), _matrix(last)), _depthwise(depthwise, batch_norm)
+    _fit_together(x, norm, *by, 2)
     fit(x, (*mask.shape, by[0].inputs), "input")
+    for held in between.kept[1:]:
+        if held is not None:
+            fit(held, (by[1].inputs,), "numbers of channels")
     places = _norm(norm), ctypes.byref(by[0]), ctypes.byref(between), ctypes.byref(by[1])
 
     def work(begin: int, count: int) -> None:
@@ -114,10 +130,19 @@ def stretch(batch_norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     return gain, batch_norm.bias - mean * gain
 
 
-def _library(x: Tensor) -> ctypes.CDLL:
-    found = fused_for(x)
-    assert found is not None, "see can_fuse"
+def _library(*tensors: Tensor) -> ctypes.CDLL:
+    """The library, for tensors that it can read as they lie in memory."""
+    found = fused_for(*tensors)
+    assert found is not None and all(x.is_contiguous() for x in tensors), "see can_fuse"
     return found
+
+
+def _fit_together(x: Tensor, norm: nn.LayerNorm, first: Matrix, last: Matrix, times: int = 1) -> None:
+    """See that the first layer makes `times` as many numbers of a row as the last one takes for a row of x."""
+    fit(x, (*x.shape[:-1], first.inputs), "input")
+    fit(norm.weight, (first.inputs,), "gains")
+    if first.outputs != times * last.inputs or last.outputs != first.inputs:
+        raise RuntimeError(f"{first.inputs} to {first.outputs}, {last.inputs} to {last.outputs}: do not fit together")
 
 
 def _norm(norm: nn.LayerNorm) -> Any:

@@ -105,7 +105,8 @@ def _step(
     library = fused_for(gates, h, c)
     assert library is not None
     fit(gates, (len(h_out), weight.outputs), "gates")
-    for state in (h, c):
+    fit(gates, (len(h_out), 4 * weight.inputs), "gates")
+    for state in (h, c, h_out, c_out):
         fit(state, (len(h_out), weight.inputs), "state")
 
     def work(first: int, rows: int) -> None:

@@ -54,12 +54,15 @@ def matrix(weight: Quantized, bias: Tensor | None = None) -> Matrix | None:
     library = fused_for(scale, bias)
     if library is None or scale.shape[1] > 1 or offset is not None or not codes.numel():
         return None
+    assert codes.dtype == torch.int8
     codes = codes.contiguous()
     outputs, inputs = codes.shape
     panels = torch.empty(-(-outputs // 16) * -(-inputs // 4) * 64, dtype=torch.uint8)
     library.pack_panels(codes.data_ptr(), outputs, inputs, panels.data_ptr())
     scale = scale[:, 0].expand(outputs).contiguous()
-    bias = None if bias is None else bias.contiguous()
+    if bias is not None:
+        fit(bias, (outputs,), "bias")
+        bias = bias.contiguous()
     found = Matrix(at(panels, 0), at(scale, 0), at(bias, 0), outputs, inputs)
     found.kept = panels, scale, bias
     return found
@@ -82,7 +85,9 @@ def multiply(rows: Tensor, row_scale: Tensor, by: Matrix, bias: Tensor | None, o
     rows, row_scale = rows.contiguous(), row_scale.contiguous()
     out = row_scale.new_empty(len(rows), by.outputs) if out is None else out
     fit(rows, (len(rows), by.inputs), "rows")
+    fit(row_scale, (len(rows), 1), "scales of rows")
     fit(out, (len(rows), by.outputs), "results")
+    assert rows.dtype == torch.int8 and (out.numel() <= 1 or (out.stride(1) == 1 and out.stride(0) >= by.outputs))
     if bias is not None:
         fit(bias, (len(rows), by.outputs)[2 - bias.dim() :], "bias")
     if bias is not None and bias.stride(-1) != 1:
@@ -114,6 +119,7 @@ def convolve(x: Tensor, weight: Quantized, bias: Tensor | None, geometry: Sequen
     x = x.contiguous()
     kernel, stride, dilation = geometry
     fit(x, (*x.shape[:-1], by.inputs // math.prod(kernel)), "input of a convolution")
+    assert by.inputs % math.prod(kernel) == 0
     before, after = pads[::2][::-1], pads[1::2][::-1]
     padded = map(sum, zip(x.shape[1:-1], before, after, strict=True))
     size = [(n - (k - 1) * d - 1) // s + 1 for n, k, s, d in zip(padded, kernel, stride, dilation, strict=True)]

@@ -64,7 +64,7 @@ void pack_panels(const int8_t *codes, int64_t outputs, int64_t inputs, uint8_t *
 #define EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) /* by name: arrays would not stay in registers */
 /* _mm512_dpbusd_epi32, which GCC 12 does not keep in one register */
 #define ADD_PRODUCTS(total, weights, row) __asm__("vpdpbusd %2, %1, %0" : "+v"(total) : "v"(weights), "v"(row))
-#define BEGIN(r) __m512i a##r = _mm512_set1_epi32(-128 * sums[r]), b##r = a##r, c##r = a##r;
+#define BEGIN(r) __m512i a##r = _mm512_set1_epi32((int32_t)(-128u * (uint32_t)sums[r])), b##r = a##r, c##r = a##r;
 #define ADD(r) \
     memcpy(&four, codes + r * stride + 4 * f, 4); \
     row = _mm512_set1_epi32(four); \
@@ -306,7 +306,7 @@ int convolve(const float *x, const Windows *w, const Matrix *m, float tiny, floa
         if (least == -INFINITY) continue;
         for (float *j = out + i * outputs; j < out + (i + some) * outputs; j += VECTOR) {
             const __mmask16 kept = first_lanes(out + (i + some) * outputs - j);
-            _mm512_mask_storeu_ps(j, kept, _mm512_max_ps(_mm512_maskz_loadu_ps(kept, j), floor));
+            _mm512_mask_storeu_ps(j, kept, _mm512_max_ps(floor, _mm512_maskz_loadu_ps(kept, j))); /* NaN stay */
         }
     }
     free(room);

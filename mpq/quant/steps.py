@@ -24,7 +24,8 @@ class Norm(ctypes.Structure):
 
 
 def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """Layer normalization of the last dimension of x, contiguous (..., K)."""
+    """Layer normalization of the last dimension of x (..., K)."""
+    fit(norm.weight, x.shape[-1:], "gains")
     result: Tensor = _LayerNorm.apply(x, norm.weight, norm.bias, norm.eps)  # type: ignore[no-untyped-call]
     return result
 
@@ -94,6 +95,7 @@ class _Glu(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         library, columns = fused_for(x), x.shape[-1] // 2
         assert library is not None
+        fit(x, (*x.shape[:-1], 2 * columns), "input of a gated linear unit")
         x = x.contiguous()
         ctx.save_for_backward(x)
         out = x.new_empty(*x.shape[:-1], columns)
@@ -130,10 +132,11 @@ class _Attend(torch.autograd.Function):
         if not (q.shape == k.shape == v.shape and q.stride() == k.stride() == v.stride() and q.stride(3) == 1):
             q, k, v = (x.expand(n, heads, times, width).contiguous() for x in (q, k, v))
         fit(bias, (n, times), "bias")
+        bias = bias.contiguous()
         out = q.new_empty(n, times, heads, width).transpose(1, 2)
         log_sums = q.new_empty(n, heads, times)
         strides, out_strides = ((COUNT * 3)(*x.stride()[:3]) for x in (q, out))
-        places = (*(at(x, 0) for x in (q, k, v)), strides, at(bias.contiguous(), 0), heads, times, width, at(out, 0))
+        places = (*(at(x, 0) for x in (q, k, v)), strides, at(bias, 0), heads, times, width, at(out, 0))
 
         def work(first: int, count: int) -> None:
             done(library.attend(*places, out_strides, at(log_sums, 0), first, count))

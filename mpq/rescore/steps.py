@@ -47,13 +47,16 @@ def take_apart(lstm: nn.LSTM | QuantLSTM) -> list[Layer]:
         bias = None
         if lstm.bias:
             bias = lstm.get_parameter(f"bias_ih_l{layer}") + lstm.get_parameter(f"bias_hh_l{layer}")
-        weight = _weight(lstm, f"weight_ih_l{layer}")
-        if isinstance(weight, Quantized):
-            gates = partial(int_linear, weight=weight, bias=bias, a_bits=a_bits)
+        into = _weight(lstm, f"weight_ih_l{layer}")
+        if isinstance(into, Quantized):
+            gates = partial(int_linear, weight=into, bias=bias, a_bits=a_bits)
         else:
-            gates = partial(float_linear, weight=weight, bias=bias)
+            gates = partial(float_linear, weight=into, bias=bias)
         weight = _weight(lstm, f"weight_hh_l{layer}")
-        result.append(Layer(gates, ready(weight) if isinstance(weight, Quantized) else weight, a_bits))
+        if isinstance(weight, Quantized) and not torch.is_grad_enabled():
+            result.append(Layer(gates, ready(weight), a_bits))
+        else:
+            result.append(Layer(gates, weight, a_bits))
     return result
 
 

@@ -297,3 +297,75 @@ def test_an_lstm_refuses_a_state_of_another_size() -> None:
     layer = QuantLSTM(original, {"weight_hh_l0": Projector(Precision(8), original.get_parameter("weight_hh_l0"))})
     with torch.no_grad(), pytest.raises(RuntimeError):
         layer(torch.randn(40, 9, 6), (torch.zeros(1, 40, 8), torch.zeros(1, 40, 7)))
+
+
+def test_what_is_no_number_stays_none() -> None:
+    """In features, rows, weights of attention and gates."""
+    model = make()
+    quantized = quantize_model(model, uniform_plan(model, 4)).eval()
+    features, lengths = torch.randn(2, 60, 16), torch.tensor([60, 60])
+    with torch.no_grad():
+        clean = quantized(features, lengths)[0]
+        for wrong in (float("nan"), float("inf"), -float("inf")):
+            broken = features.clone()
+            broken[0, 20, 3] = wrong
+            found = quantized(broken, lengths)[0]
+            assert found[0].isnan().all() and torch.equal(found[1], clean[1]), wrong
+    for x in (float("nan"), float("inf")):
+        assert not steps.glu(torch.tensor([[1.0, x * 0]])).isfinite().any()
+    large = torch.tensor([1e13, 1e20, 3e38])
+    assert torch.equal(steps.silu(large), large) and torch.equal(steps.glu(torch.stack([large, large], 1))[:, 0], large)
+
+
+def test_an_utterance_without_frames_is_harmless() -> None:
+    model = make()
+    quantized = quantize_model(model, uniform_plan(model, 4)).train()
+    out = quantized(torch.randn(2, 60, 16), torch.tensor([60, 0]))[0]
+    out[0].square().sum().backward()
+    assert out.isfinite().all()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in quantized.parameters())
+
+
+def test_statistics_of_a_batch_are_taken_where_they_are_asked_for() -> None:
+    model = make()
+    quantized = quantize_model(model, uniform_plan(model, 4)).eval()
+    for module in quantized.modules():
+        module.training = isinstance(module, nn.BatchNorm1d)
+    features, lengths = torch.randn(2, 60, 16), torch.tensor([60, 60])
+    with torch.no_grad():
+        by_batch = quantized(features, lengths)[0]
+        assert not torch.equal(by_batch, quantized.eval()(features, lengths)[0])
+    counts = [b.num_batches_tracked for b in quantized.modules() if isinstance(b, nn.BatchNorm1d)]
+    assert [count.item() for count in counts if count is not None] == [1, 1]
+
+
+def test_a_bias_of_attention_may_lie_anyhow() -> None:
+    q, bias = torch.randn(2, 2, 50, 8), torch.zeros(50, 2)
+    bias[40:, 1] = -torch.inf
+    assert torch.equal(steps.attend(q, q, q, bias.t()), steps.attend(q, q, q, bias.t().contiguous()))
+
+
+def test_what_does_not_fit_is_refused_before_it_is_read() -> None:
+    model = make()
+    layer: Any = quantize_model(model, uniform_plan(model, 4)).get_submodule("layers.0")
+    x, first, second = torch.randn(2, 15, 20), layer.ffn1.sequential[1], layer.ffn1.sequential[4]
+    norm, mask = layer.final_layer_norm, torch.ones(2, 15)
+    conv, refused = layer.conv_module.sequential, (RuntimeError, AssertionError)
+    for wrong in (
+        lambda: fused.feed_forward(x, norm, first, first, 0.5, torch.empty_like(x)),
+        lambda: fused.feed_forward(x, norm, first, second, 0.5, x[:1].clone()),
+        lambda: fused.feed_forward(x, norm, first, second, 0.5, x.double()),
+        lambda: fused.feed_forward(x, nn.LayerNorm(4), first, second, 0.5, torch.empty_like(x)),
+        lambda: fused.attention(x[:1].expand(2, 15, 20), norm, layer.self_attn, mask * 0),
+        lambda: fused.attention(x, norm, layer.self_attn, mask.bool()),
+        lambda: fused.convolution(x, norm, conv[0], conv[2], nn.BatchNorm1d(2).eval(), conv[5], mask),
+        lambda: fused.convolution(x, norm, conv[0], conv[2], conv[3], first, mask),
+        lambda: steps.layer_norm(torch.randn(3, 1000), nn.LayerNorm(4)),
+        lambda: steps.glu(torch.randn(4, 3)),
+        lambda: panels.matrix(random_weight(50, 8), torch.ones(1)),
+        lambda: recurrence(torch.randn(30, 9, 5), torch.zeros(9, 8), torch.zeros(9, 8), random_weight(5, 8), None),
+    ):
+        with pytest.raises(refused):
+            wrong()
+    layer.conv_module.sequential[3].double()
+    assert not fused.can_fuse(x, layer)
