@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,15 +196,19 @@ def _draw_panel(axes: Axes, panel: Panel, data: SizeWer) -> None:
         axes.axhline(y, color="black", linestyle=":", linewidth=1)
         axes.plot([x], [y], "*", color="black", markersize=11)
     for name, points in panel.lines.items():
-        style = _style(data.methods.index(name))
-        axes.plot(
-            [p.megabytes for p in points], [p.wer for p in points], color=style["color"], linewidth=1.2, alpha=0.6
-        )
+        style, along = _style(data.methods.index(name)), _lowest(points)
+        axes.plot([p.megabytes for p in along], [p.wer for p in along], color=style["color"], linewidth=1.2, alpha=0.6)
         for point in points:
             fill = "white" if point.worse else style["color"]
             axes.plot([point.megabytes], [point.wer], linestyle="none", **style, markerfacecolor=fill)
     axes.set_title(panel.title, fontsize=10)
     axes.set_xlabel("size of the model file, MB")
+
+
+def _lowest(points: Sequence[Point]) -> list[Point]:
+    """Of points of a size, but for a hundredth of it, the one with the fewest errors: a line leads through these."""
+    of_size = {round(math.log(p.megabytes), 2): p for p in sorted(points, key=lambda p: p.wer, reverse=True)}
+    return [of_size[size] for size in sorted(of_size)]
 
 
 def _finish_axes(grid: Sequence[Axes], data: SizeWer) -> None:

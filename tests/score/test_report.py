@@ -31,6 +31,7 @@ from mpq.score import (
     verdict,
     write_report,
 )
+from mpq.score.plot import Point, _lowest
 
 MpqCli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -182,6 +183,11 @@ def test_each_method_has_a_line_and_the_front_its_labels(report: Report) -> None
     assert {name: len(line) for name, line in panel.lines.items()} == {"ADMM": 8, "KL": 8, "STE": 4}
     assert [point.name for point in panel.labelled] == ["ADMM 1 0"]  # the smallest has the fewest errors
     assert size_wer(made, "test").methods == ["ADMM", "KL", "STE"]
+
+
+def test_a_line_leads_through_the_best_of_each_size() -> None:
+    points = [Point(0.5, 9.0, "a"), Point(0.5001, 8.0, "b"), Point(0.501, 10.0, "c"), Point(1.0, 7.0, "d")]
+    assert [point.name for point in _lowest(points)] == ["b", "d"]
 
 
 def test_plot_without_sizes(tmp_path: Path, report: Report) -> None:
