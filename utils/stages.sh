@@ -210,11 +210,12 @@ rescore_systems() {
   run_jobs
 }
 
-# Table, plot and page of a folder that holds results; what --smoke made says so: report FOLDER CONFIG true|false
+# Table, plot and page of a folder that holds results; what --smoke made says so: report FOLDER CONFIG true|false. Words that
+# stand in CONFIG are about the project's own run, whose page is made by: cp CONFIG FOLDER/report.yaml; mpq report FOLDER
 report() {
   local note=""
   [ "$3" = false ] || note=", smoke run: its numbers mean nothing"
-  sed "s/^title: \"\(.*\)\"\$/title: \"\1$note\"/" "$2" > "$1/report.yaml"
+  sed "s/^title: \"\(.*\)\"\$/title: \"\1$note\"/" "$2" | awk '/^[^ ]/ {words = /^words:/} !words' > "$1/report.yaml"
   mpq report "$1"
 }
 

@@ -6,24 +6,44 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
-from torchaudio.models.conformer import ConformerLayer
+from torch import Tensor, nn
 
 from mpq.quant import fused, steps
 
 
-class Layer(ConformerLayer):  # type: ignore[misc]  # torchaudio says nothing of its types
+class Layer(nn.Module):
     """A layer of Gulati et al. 2020: half a feed-forward module, attention, convolution, half a feed-forward module.
 
-    Where `mpq.quant.fused` cannot take its layers, they are run as torchaudio does. Where it can, the modules inside
-    are not called, nor are their hooks.
+    Its modules are those of torchaudio's ConformerLayer, and by their names. Where `mpq.quant.fused` cannot take them,
+    they run as they do there. Where it can, the layers inside are not called, nor are their hooks.
+
+    Args:
+        dim: width.
+        feed_forward: inner width of the feed-forward modules.
+        heads: of the attention.
+        kernel: frames that the convolution sees.
+        dropout: in all of them.
     """
+
+    ffn1: Any
+    self_attn_layer_norm: Any
+    self_attn: Any
+    self_attn_dropout: Any
+    conv_module: Any
+    ffn2: Any
+    final_layer_norm: Any
+
+    def __init__(self, dim: int, feed_forward: int, heads: int, kernel: int, dropout: float) -> None:
+        super().__init__()
+        from torchaudio.models.conformer import ConformerLayer
+
+        for name, module in ConformerLayer(dim, feed_forward, heads, kernel, dropout).named_children():
+            self.add_module(name, module)
 
     def forward(self, input: Tensor, key_padding_mask: Tensor) -> Tensor:
         """(T, N, D) to the same; key_padding_mask (N, T) is true on padding."""
         if not fused.can_fuse(input, self):
-            plain: Tensor = super().forward(input, key_padding_mask)
-            return plain
+            return self._plain(input, key_padding_mask)
         x = input.transpose(0, 1).contiguous()
         once = fused.without_gradients(x, self)
         bias = x.new_zeros(key_padding_mask.shape).masked_fill_(key_padding_mask, -math.inf)
@@ -32,6 +52,16 @@ class Layer(ConformerLayer):  # type: ignore[misc]  # torchaudio says nothing of
         x = self._convolution(x, bias.exp(), once)
         x = self._feed_forward(x, self.ffn2.sequential, once)
         return steps.layer_norm(x, self.final_layer_norm).transpose(0, 1)
+
+    def _plain(self, x: Tensor, key_padding_mask: Tensor) -> Tensor:
+        x = self.ffn1(x) * 0.5 + x
+        normed = self.self_attn_layer_norm(x)
+        mixed = self.self_attn(normed, normed, normed, key_padding_mask=key_padding_mask, need_weights=False)[0]
+        x = self.self_attn_dropout(mixed) + x
+        x = x + self.conv_module(x.transpose(0, 1)).transpose(0, 1)
+        x = self.ffn2(x) * 0.5 + x
+        out: Tensor = self.final_layer_norm(x)
+        return out
 
     def _feed_forward(self, x: Tensor, module: Any, once: bool) -> Tensor:
         norm, first, _, inner_dropout, second, dropout = module

@@ -26,6 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Runs ``mpq check``."""
+    import os
     import shutil
     from importlib.util import find_spec
 
@@ -48,7 +49,7 @@ def run(args: Namespace) -> None:
         problems.append(f"no package {', '.join(missing)}: remove .venv and run again, it is made anew")
     if problems:
         raise BadInput("; ".join(problems))
-    lacks = [] if c_compiler() else ["there is no C compiler"]
+    lacks = [] if c_compiler() else [f"there is no C compiler ({os.environ.get('CC') or 'cc'})"]
     if "avx512_vnni" not in cpu_line("flags").split():
         lacks.append("the processor cannot multiply integers (avx512_vnni)")
     slower = f"; {' and '.join(lacks)}, so integers are slower" if lacks else ""

@@ -10,13 +10,14 @@ from mpq.score.records import FIRST_PASS, RESCORED, ResultRecord
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table as Grid
 
 SIGNIFICANCE = 0.05
 FLOAT_BITS = 32
 EMPTY = "–"
 NO_DIFFERENCE = "no significant difference"
 
-_FULL_WIDTH = 140
+_FULL_WIDTH, _WIDEST = 140, 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,7 @@ def verdict(record: ResultRecord, records: Iterable[ResultRecord]) -> str:
 
 
 def print_table(table: Table, console: Console | None = None) -> None:
-    """Print a table to the terminal (or the given rich console), shortened where that is narrow."""
+    """Print a table to the terminal (or the given rich console), shortened where that is narrow, but nothing cut."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape
@@ -148,7 +149,16 @@ def print_table(table: Table, console: Console | None = None) -> None:
     for cells in table.cells():
         pairs = zip(table.columns, cells, strict=True)
         grid.add_row(*(escape(column.shorten(text) if narrow else text) for column, text in pairs))
+    while _is_cut(grid, console) and console.width < _WIDEST:  # lines that are too long can be read, cut numbers cannot
+        console.width += 4
     console.print(grid)
+
+
+def _is_cut(grid: Grid, console: Console) -> bool:
+    """Whether rich cuts a cell of a grid to fit the console."""
+    with console.capture() as captured:
+        console.print(grid)
+    return "…" in captured.get()
 
 
 def render_markdown(table: Table) -> str:

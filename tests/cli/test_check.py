@@ -13,11 +13,15 @@ from mpq.cli.main import main
     ("compiler", "flags", "says"),
     [
         ("true", "flags : fpu avx512_vnni", "all packages are there\n"),
-        ("no-such-program", "flags : fpu avx512_vnni", "there; there is no C compiler, so integers are slower\n"),
+        (
+            "no-such-program",
+            "flags : fpu avx512_vnni",
+            "there; there is no C compiler (no-such-program), so integers are slower\n",
+        ),
         (
             "no-such-program",
             "flags : avx2",
-            "no C compiler and the processor cannot multiply integers (avx512_vnni), so",
+            "no C compiler (no-such-program) and the processor cannot multiply integers (avx512_vnni), so",
         ),
     ],
 )
