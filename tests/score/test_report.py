@@ -84,7 +84,7 @@ def test_a_compressed_model_may_be_better(report: Report) -> None:
     assert verdict(worse, report.records) == "worse than first pass"
 
 
-@pytest.mark.parametrize(("width", "cell"), [(30, "diff"), (80, "no diff"), (200, "no significant difference")])
+@pytest.mark.parametrize(("width", "cell"), [(40, "Bits"), (80, "no diff"), (200, "no significant difference")])
 def test_terminal_table_fits(report: Report, width: int, cell: str) -> None:
     console = Console(width=width, file=io.StringIO())
     print_table(make_table(report.records), console)
