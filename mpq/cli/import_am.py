@@ -56,11 +56,11 @@ def run(args: Namespace) -> None:
             f"mpq train-am --checkpoint {args.checkpoint}"
         )
     config = am_config(args.model, checkpoint)
+    model = initial_am(config, checkpoint.labels or ["any"], checkpoint)  # says so if it is of another architecture
     if not checkpoint.labels:
         raise BadInput(
             f"{checkpoint.path}: no classifier of known units; train one by mpq train-am --checkpoint {args.checkpoint}"
         )
-    model = initial_am(config, checkpoint.labels, checkpoint)
     save_am(path, model, checkpoint.labels)
     Units(checkpoint.labels).write(args.out)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6

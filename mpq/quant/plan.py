@@ -72,7 +72,11 @@ class BitPlan:
                 raise BadInput(f"{where}: {name}: bits for {len(bits)} rows, but it has {shape[0]} rows")
             columns = prod(shape[1:])
             if bits != FLOAT_BITS and isinstance(self.scale, int) and columns > self.scale and columns % self.scale:
-                raise BadInput(f"{where}: {name}: {columns} columns cannot be cut into groups of {self.scale}")
+                sizes = [n for n in range(1, columns + 1) if columns % n == 0]
+                fit = (
+                    f"{max(n for n in sizes if n < self.scale)} and {min(n for n in sizes if n > self.scale)} would do"
+                )
+                raise BadInput(f"{where}: {name}: {columns} columns cannot be cut into groups of {self.scale}; {fit}")
 
     def to_dict(self) -> dict[str, Any]:
         """What YAML and JSON hold; bits of rows are a string of digits, one for each row."""

@@ -228,7 +228,7 @@ def test_the_command(features: Path, lang: Path, tmp_path: Path, capsys: pytest.
     for options, says in (
         (f"--bits 4 --text {lang}", "--text: "),
         ("--bits 4 --train ste", "--features"),
-        ("--bits 4 --scale 10", "cut into groups of 10"),
+        ("--bits 4 --scale 10", "cut into groups of 10; "),
         (f"--bits 4 --lang {lang} --dev {lang}/none", "none"),
         (f"--bits 4 --dev {features}", "give both"),
         (f"--bits 4 --features {features}", "give both"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import soundfile
+import torch
 
 from mpq.am import Wav2Vec2Config, load_am
 from mpq.cli.main import main
@@ -118,6 +119,10 @@ def test_a_published_checkpoint_decodes_and_is_fine_tuned(
             ["import-am", "--checkpoint", "{hf}", "--out", "{out}"],
             "no classifier of known units; train one by mpq train-am",
         ),
+        (
+            ["import-am", "--checkpoint", "{foreign}", "--model.arch", "wav2vec2-base", "--out", "{out}"],
+            "not a checkpoint of this model: it lacks feature_extractor",
+        ),
         (["import-am", "--checkpoint", "{hf}"], "give the folder to write by --out, or --check"),
         (["import-am", "--checkpoint", "{hf}", "--check", "--out", "{out}"], "give the folder to write by --out, or"),
         (["lang", "--text", "{text}", "--acoustic-units", "letters", "--out", "{out}"], "--letters go together"),
@@ -133,7 +138,9 @@ def test_bad_input_is_told_in_one_line(
     hf, units = write_hugging_face(tmp_path / "hf", "hubert"), tmp_path / "units.txt"
     (hf / "vocab.json").unlink()
     units.write_text("<blk> 0\n| 1\nA 2\nB 3\n")
-    places = {"hf": hf, "out": tmp_path / "out", "text": folder / "text", "units": units}
+    foreign = tmp_path / "foreign.pt"
+    torch.save({"a": torch.zeros(3)}, foreign)
+    places = {"hf": hf, "out": tmp_path / "out", "text": folder / "text", "units": units, "foreign": foreign}
     assert main([word.format(**places) for word in words]) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and says in error[0]
