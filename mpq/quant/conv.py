@@ -23,7 +23,7 @@ from mpq.quant.cache import at_once, parts
 from mpq.quant.integer import EXACT, asks_gradients, int_linear, rows_product
 from mpq.quant.kernels import int8_rows, int8_windows, largest, scale_of
 from mpq.quant.layers import Projector, QuantModule
-from mpq.quant.panels import convolve
+from mpq.quant.panels import convolve, fused_for
 from mpq.quant.table import Quantized
 
 _PATCHES = 1 << 19  # numbers of patches at once, where no gradient is asked for: more would leave the processor's cache
@@ -117,7 +117,7 @@ class QuantConv(QuantModule):
 
     def _at_once(self, x: Tensor, relu: bool = False) -> Tensor | None:
         """`(N, ..., in)` to `(N, ..., out)` by the compiled convolution; none where it does not do."""
-        by_integers = "weight" in self.projectors and self.a_bits != 32
+        by_integers = "weight" in self.projectors and self.a_bits != 32 and fused_for(x)
         if not by_integers or self.groups > 1 or self.is_depthwise or asks_gradients(x, *self.parameters()):
             return None
         weight = _by_places(self.quantized("weight"), prod(self.kernel_size))

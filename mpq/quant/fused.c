@@ -108,9 +108,9 @@ static void linear_rows(const float *x, int64_t x_stride, int64_t rows, const No
             norm_one(row, b->normed, m->inputs, norm, 0, 0);
             row = b->normed;
         }
-        round_one(row, m->inputs, b->tiny, b->top, b->codes + r * b->stride, b->each + r, b->sums + r);
+        round_one(row, m->inputs, b, r);
     }
-    product(b->codes, b->stride, b->sums, b->each, rows, m, m->bias, 0, onto, factor, out, out_stride);
+    product(b, rows, m, m->bias, 0, onto, factor, out, out_stride);
 }
 
 /* x + factor * second(silu(first(norm(x)))), to out. */
@@ -122,7 +122,7 @@ int feed_forward(const float *x, const Norm *norm, const Matrix *first, const Ma
     Rows b = rows_at(&place, MOST(columns, inner), tiny, top);
     float *hidden = take(&place, AT_ONCE * inner);
     for (int64_t i = 0; i < rows; i += AT_ONCE) {
-        const int64_t some = rows - i < AT_ONCE ? rows - i : AT_ONCE;
+        const int64_t some = LEAST(rows - i, AT_ONCE);
         linear_rows(x + i * columns, columns, some, norm, first, &b, 0, 1.0f, hidden, inner);
         silus(hidden, hidden, some * inner);
         linear_rows(hidden, inner, some, 0, second, &b, x + i * columns, factor, out + i * columns, columns);
@@ -142,11 +142,9 @@ int lstm_step(const float *gates, int64_t gates_stride, const float *h, const fl
     Rows b = rows_at(&place, size, tiny, top);
     float *active = take(&place, AT_ONCE * wide), *tanh_c = take(&place, AT_ONCE * size);
     for (int64_t i = 0; i < rows; i += AT_ONCE) {
-        const int64_t some = rows - i < AT_ONCE ? rows - i : AT_ONCE;
-        for (int64_t r = 0; r < some; r++)
-            round_one(h + (i + r) * size, size, tiny, top, b.codes + r * b.stride, b.each + r, b.sums + r);
-        product(b.codes, b.stride, b.sums, b.each, some, m, gates + i * gates_stride, gates_stride, 0, 1.0f, active,
-                wide);
+        const int64_t some = LEAST(rows - i, AT_ONCE);
+        for (int64_t r = 0; r < some; r++) round_one(h + (i + r) * size, size, &b, r);
+        product(&b, some, m, gates + i * gates_stride, gates_stride, 0, 1.0f, active, wide);
         lstm_cells(active, c + i * size, c_out + i * size, tanh_c, h_out + i * size, some, size);
     }
     free(room);
@@ -243,7 +241,7 @@ static void attend_one(const float *q, const float *k, const float *v, int64_t s
     int64_t keys = times;
     while (keys > 1 && bias[keys - 1] == -INFINITY) keys--;
     for (int64_t first = 0; first < times; first += QUERIES) {
-        const int64_t some = times - first < QUERIES ? times - first : QUERIES;
+        const int64_t some = LEAST(times - first, QUERIES);
         __m512 most[2], sum[2];
         if (some < QUERIES) memset(queries, 0, QUERIES * width * sizeof *queries);
         for (int64_t i = 0; i < some; i++)
@@ -292,7 +290,7 @@ int attention(const float *x, const Norm *norm, const Matrix *in, const Matrix *
     float *scores = take(&place, 0);
     for (int64_t n = 0; n < utterances; n++, x += times * columns, out += times * columns, bias += times) {
         for (int64_t i = 0; i < times; i += AT_ONCE)
-            linear_rows(x + i * columns, columns, times - i < AT_ONCE ? times - i : AT_ONCE, norm, in, &b, 0, 1.0f,
+            linear_rows(x + i * columns, columns, LEAST(times - i, AT_ONCE), norm, in, &b, 0, 1.0f,
                         projected + i * wide, wide);
         for (int64_t h = 0; h < heads; h++) {
             const float *q = projected + h * width;
@@ -300,7 +298,7 @@ int attention(const float *x, const Norm *norm, const Matrix *in, const Matrix *
                        scores);
         }
         for (int64_t i = 0; i < times; i += AT_ONCE) {
-            const int64_t some = times - i < AT_ONCE ? times - i : AT_ONCE;
+            const int64_t some = LEAST(times - i, AT_ONCE);
             linear_rows(mixed + i * columns, columns, some, 0, last, &b, x + i * columns, 1.0f, out + i * columns,
                         columns);
         }
@@ -368,14 +366,14 @@ int convolution(const float *x, const Norm *norm, const Matrix *in, const Depthw
     memset(gated + times * channels, 0, (d->taps - d->before) * channels * sizeof *padded);
     for (int64_t n = 0; n < utterances; n++, x += times * columns, out += times * columns, mask += times) {
         for (int64_t i = 0; i < times; i += AT_ONCE) {
-            const int64_t some = times - i < AT_ONCE ? times - i : AT_ONCE;
+            const int64_t some = LEAST(times - i, AT_ONCE);
             linear_rows(x + i * columns, columns, some, norm, in, &b, 0, 1.0f, some_rows, 2 * channels);
             for (int64_t r = 0; r < some; r++)
                 gate_one(some_rows + 2 * r * channels, mask[i + r], gated + (i + r) * channels, channels);
         }
         round_channels(gated, times, channels, tiny, top, gated, each);
         for (int64_t i = 0; i < times; i += AT_ONCE) {
-            const int64_t some = times - i < AT_ONCE ? times - i : AT_ONCE;
+            const int64_t some = LEAST(times - i, AT_ONCE);
             for (int64_t r = 0; r < some; r++)
                 depthwise_one(padded + (i + r) * channels, each, d, channels, some_rows + r * channels);
             linear_rows(some_rows, channels, some, 0, last, &b, x + i * columns, 1.0f, out + i * columns, columns);

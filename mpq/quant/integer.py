@@ -23,7 +23,7 @@ from mpq.quant.pack import Held
 from mpq.quant.panels import Matrix, fused_for, matrix, multiply
 from mpq.quant.table import Quantized
 
-_MANY = 192  # rows that are worth bringing a matrix into the order of `panels.py` for
+MANY = 192  # rows that are worth bringing a matrix into the order of `panels.py` for
 UNPACKED = 1 << 20  # weights that are unpacked, or brought into another order, at once: they stay in the cache
 EXACT = 1024  # float32 sums of so many products of int8, 127 * 128 at most, stay below 2**24, so no digit is lost
 
@@ -144,9 +144,9 @@ def _products(
     """`rows_product` of unpacked codes, a product for each group of columns."""
     codes, scale, offset = weight
     bias = None if bias is None else bias.to(torch.float32)
-    if len(rows) >= _MANY and scale.shape[1] == 1 and offset is None and fused_for(scale):
-        return _by_panels(rows, row_scale, weight, bias, out)
     if scale.shape[1] == 1 and offset is None:
+        if len(rows) >= MANY and fused_for(scale):
+            return _by_panels(rows, row_scale, weight, bias, out)
         return scale_rows(int_matmul(rows, codes), scale[:, 0], row_scale, bias, out)
     width = codes.shape[1] // scale.shape[1]
     total = scaled(int_matmul(rows[:, :width], codes[:, :width]), scale[:, 0])

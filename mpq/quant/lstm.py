@@ -16,12 +16,10 @@ from torch.autograd.function import once_differentiable
 from mpq.quant.activation import sigmoid_
 from mpq.quant.compiled import at, library_for, share
 from mpq.quant.floats import float_linear
-from mpq.quant.integer import asks_gradients, gradient_dtype, gradient_product, int_product, ready
+from mpq.quant.integer import MANY, asks_gradients, gradient_dtype, gradient_product, int_product, ready
 from mpq.quant.kernels import TINY, top_of
 from mpq.quant.panels import Matrix, done, fit, fused_for
 from mpq.quant.table import Quantized
-
-_MANY = 192  # rows of all steps that are worth making the weight `ready` for
 
 
 def recurrence(
@@ -74,7 +72,7 @@ def _run(
         tanh_c=gates.new_empty(n_kept, batch, size),
         active=gates.new_empty(n_steps if learning else 0, batch, width),
     )
-    if isinstance(weight, Quantized) and n_steps * (batch + 8) >= _MANY:
+    if isinstance(weight, Quantized) and n_steps * (batch + 8) >= MANY:
         weight = ready(weight)
     for t in range(n_steps):
         if not learning and isinstance(weight, Matrix):

@@ -15,6 +15,7 @@
 #define AT_ONCE 48 /* rows between two steps; a multiple of TALL */
 #define INLINE static inline __attribute__((always_inline))
 #define MOST(a, b) ((a) > (b) ? (a) : (b))
+#define LEAST(a, b) ((a) < (b) ? (a) : (b))
 
 /* A quantized matrix (outputs, inputs) with a scale for each row, its codes as `pack_panels` lays them. */
 typedef struct {
@@ -37,7 +38,7 @@ void pack_panels(const int8_t *codes, int64_t outputs, int64_t inputs, uint8_t *
     const __m512i rows = _mm512_mullo_epi32(lanes, _mm512_set1_epi32((int32_t)inputs));
     const __m512i sign = _mm512_set1_epi32((int32_t)0x80808080);
     for (int64_t first = 0; first < vectors; first += WIDE) {
-        const int64_t wide = vectors - first < WIDE ? vectors - first : WIDE;
+        const int64_t wide = LEAST(vectors - first, WIDE);
         for (int64_t v = 0; v < wide; v++) {
             const int64_t row = (first + v) * VECTOR;
             const __mmask16 kept = first_lanes(outputs - row);
@@ -111,29 +112,38 @@ INLINE void tile(const int wide, const int8_t *codes, int64_t stride, const int3
     STORE(2, SCALE_C)
 }
 
-/* Rows of codes, `stride` apart, with their scales and sums, by a matrix, to rows of floats; there are codes, scales
- * and sums of any value for as many rows as fill tiles. */
-static void product(const int8_t *codes, int64_t stride, const int32_t *sums, const float *each, int64_t rows,
-                    const Matrix *m, const float *bias, int64_t bias_stride, const float *onto, float factor,
-                    float *out, int64_t out_stride) {
+/* A few rows between two products. */
+typedef struct {
+    float *normed; /* a row */
+    int8_t *codes; /* (AT_ONCE, stride), whole vectors */
+    int64_t stride;
+    float tiny, top, each[AT_ONCE];
+    int32_t sums[AT_ONCE];
+} Rows;
+
+/* A few rows by a matrix, plus a bias, or one for each row, `bias_stride` apart, to rows of floats; see `tile` for rows
+ * to be added `onto`. */
+static void product(const Rows *b, int64_t rows, const Matrix *m, const float *bias, int64_t bias_stride,
+                    const float *onto, float factor, float *out, int64_t out_stride) {
     const int64_t vectors = up_to(m->outputs, VECTOR) / VECTOR, fours = up_to(m->inputs, 4) / 4;
     for (int64_t first = 0; first < vectors; first += WIDE) {
         const uint8_t *panel = m->panels + first * fours * 64;
-        const int64_t wide = vectors - first;
+        const int64_t wide = vectors - first, column = first * VECTOR;
         for (int64_t i = 0; i < rows; i += TALL) {
-            const int8_t *some = codes + i * stride;
-            const float *added = bias ? bias + i * bias_stride : 0;
+            const int8_t *codes = b->codes + i * b->stride;
+            const int32_t *sums = b->sums + i;
+            const float *each = b->each + i, *added = bias ? bias + i * bias_stride : 0;
             const float *sum = onto ? onto + i * out_stride : 0;
             float *to = out + i * out_stride;
             if (wide >= 3)
-                tile(3, some, stride, sums + i, each + i, rows - i, panel, m, added, bias_stride, first * VECTOR, sum,
-                     factor, to, out_stride);
+                tile(3, codes, b->stride, sums, each, rows - i, panel, m, added, bias_stride, column, sum, factor, to,
+                     out_stride);
             else if (wide == 2)
-                tile(2, some, stride, sums + i, each + i, rows - i, panel, m, added, bias_stride, first * VECTOR, sum,
-                     factor, to, out_stride);
+                tile(2, codes, b->stride, sums, each, rows - i, panel, m, added, bias_stride, column, sum, factor, to,
+                     out_stride);
             else
-                tile(1, some, stride, sums + i, each + i, rows - i, panel, m, added, bias_stride, first * VECTOR, sum,
-                     factor, to, out_stride);
+                tile(1, codes, b->stride, sums, each, rows - i, panel, m, added, bias_stride, column, sum, factor, to,
+                     out_stride);
         }
     }
 }
@@ -179,19 +189,10 @@ INLINE void round_parts(const float *const *x, const int64_t parts, int64_t run,
     *sum = _mm512_reduce_add_epi32(added);
 }
 
-static inline void round_one(const float *x, int64_t columns, float tiny, float top, int8_t *codes, float *each,
-                             int32_t *sum) {
-    round_parts(&x, 1, columns, tiny, top, codes, each, sum);
+/* A row of floats to row r. */
+static inline void round_one(const float *x, int64_t columns, Rows *b, int64_t r) {
+    round_parts(&x, 1, columns, b->tiny, b->top, b->codes + r * b->stride, b->each + r, b->sums + r);
 }
-
-/* A few rows between two products. */
-typedef struct {
-    float *normed; /* a row */
-    int8_t *codes; /* (AT_ONCE, stride), whole vectors */
-    int64_t stride;
-    float tiny, top, each[AT_ONCE];
-    int32_t sums[AT_ONCE];
-} Rows;
 
 /* Room for so many floats and for rows of codes, from *place on. */
 static float *take(char **place, int64_t floats) {
@@ -220,7 +221,7 @@ int multiply(const int8_t *codes, const float *each, const Matrix *m, const floa
     Rows b = rows_at(&place, m->inputs, 0, 0);
     const __m512i ones = _mm512_set1_epi8(1);
     for (int64_t i = first; i < first + count; i += AT_ONCE) {
-        const int64_t some = first + count - i < AT_ONCE ? first + count - i : AT_ONCE;
+        const int64_t some = LEAST(first + count - i, AT_ONCE);
         for (int64_t r = 0; r < some; r++) {
             int8_t *row = b.codes + r * b.stride;
             memcpy(row, codes + (i + r) * m->inputs, m->inputs);
@@ -230,8 +231,7 @@ int multiply(const int8_t *codes, const float *each, const Matrix *m, const floa
             b.sums[r] = _mm512_reduce_add_epi32(sum);
             b.each[r] = each[i + r];
         }
-        product(b.codes, b.stride, b.sums, b.each, some, m, bias ? bias + i * bias_stride : 0, bias_stride, 0, 1.0f,
-                out + i * out_stride, out_stride);
+        product(&b, some, m, bias ? bias + i * bias_stride : 0, bias_stride, 0, 1.0f, out + i * out_stride, out_stride);
     }
     free(room);
     return 1;
@@ -286,7 +286,7 @@ int convolve(const float *x, const Windows *w, const Matrix *m, float tiny, floa
                   last_left = w->wide - (w->taps[1] - 1) * w->apart[1];
     int64_t n = first / per, down = first % per / w->size[1], along = first % w->size[1];
     for (int64_t i = first; i < first + count; i += AT_ONCE) {
-        const int64_t some = first + count - i < AT_ONCE ? first + count - i : AT_ONCE;
+        const int64_t some = LEAST(first + count - i, AT_ONCE);
         for (int64_t r = 0; r < some; r++) {
             const int64_t above = down * w->step[0] - w->before[0], left = along * w->step[1] - w->before[1];
             const float *utterance = x + n * w->high * w->wide * w->channels;
@@ -302,7 +302,7 @@ int convolve(const float *x, const Windows *w, const Matrix *m, float tiny, floa
             along = 0;
             if (++down == w->size[0]) down = 0, n++;
         }
-        product(b.codes, b.stride, b.sums, b.each, some, m, m->bias, 0, 0, 1.0f, out + i * outputs, outputs);
+        product(&b, some, m, m->bias, 0, 0, 1.0f, out + i * outputs, outputs);
         if (least == -INFINITY) continue;
         for (float *j = out + i * outputs; j < out + (i + some) * outputs; j += VECTOR) {
             const __mmask16 kept = first_lanes(out + (i + some) * outputs - j);
